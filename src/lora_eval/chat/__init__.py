@@ -1,0 +1,1 @@
+"""Chat templates: messages to text and token ids, and which tokens train."""

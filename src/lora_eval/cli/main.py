@@ -1,0 +1,104 @@
+"""The `lora-eval` group: command names and one-line helps, without importing the commands."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from lora_eval.errors import LoraEvalError
+
+# name -> (module, one-line help): listing commands must not import them (a torch import costs 2 s).
+_COMMANDS = {
+    "quickstart": (
+        "lora_eval.cli.quickstart",
+        "Train, compare, merge, quantize and verify the embedded model.",
+    ),
+    "train": ("lora_eval.cli.train", "Train an adapter from a recipe."),
+    "compare": (
+        "lora_eval.cli.compare",
+        "Score base and adapters on the same items and test the differences.",
+    ),
+    "export": ("lora_eval.cli.export", "Merge or quantize the measured model."),
+    "verify": ("lora_eval.cli.verify", "Prove that an exported model is the measured one."),
+    "report": ("lora_eval.cli.report", "Write the report of a stored comparison again."),
+    "recipe": ("lora_eval.cli.recipe", "List, show, check and copy recipes."),
+    "template": ("lora_eval.cli.template", "List, show and apply chat templates."),
+    "suite": ("lora_eval.cli.suite", "List and show suites."),
+    "plugins": ("lora_eval.cli.plugins", "List what is installed, and check that it loads."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order a person meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None where there is no such name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(_COMMANDS[cmd_name][0]).command
+        if not isinstance(command, click.Command):
+            raise TypeError(
+                f"{_COMMANDS[cmd_name][0]}.command is {type(command).__name__}, expected a click command"
+            )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="lora-eval", prog_name="lora-eval")
+def group() -> None:
+    r"""Prove that the fine-tuned model is better than its base, and that what is shipped is what was measured.
+
+    \b
+    Example:
+      lora-eval quickstart
+      lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. No traceback reaches a user except for our faults."""
+    try:
+        result = group.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        click.echo("interrupted; the same command resumes", err=True)
+        return 130
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command resumes", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except LoraEvalError as error:
+        if error.exit_status == 1:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        click.echo(
+            f"Error: no space left on the disk while writing {error.filename or 'the output'}", err=True
+        )
+        return 2

@@ -1,0 +1,1 @@
+"""Training data: files to conversations, and what is wrong with them."""

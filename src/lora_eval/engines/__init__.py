@@ -1,0 +1,1 @@
+"""Engines: token ids in, log-likelihoods or text out."""

@@ -1,0 +1,1 @@
+"""Exporters: from what was measured to what is shipped."""

@@ -1,0 +1,99 @@
+"""One identity for a set of weights: sha256 over the files that decide what the model answers.
+
+Hashed: weights, config, adapter config, tokenizer, chat template, generation settings. Not hashed: README,
+lineage, optimizer state, and keys that differ between two writes of the same model (a temporary path that
+gptqmodel stores, the version of the library that wrote the file).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SETTINGS = (
+    "config.json",
+    "adapter_config.json",
+    "quantize_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# gptqmodel writes a random temporary folder; transformers and peft write their own version.
+_VOLATILE_KEYS = {
+    "offload_to_disk_path",
+    "transformers_version",
+    "peft_version",
+    "_name_or_path",
+    "name_or_path",
+}
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Return `sha256:...` of a model or adapter folder; equal folders give equal text on every machine."""
+    digest = hashlib.sha256()
+    for path in sorted(_identity_files(folder), key=lambda item: item.name):
+        digest.update(path.name.encode() + b"\0" + _file_digest(path).encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def fingerprint_data(data: Any) -> str:
+    """Return `sha256:...` of JSON-like data; key order does not matter."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def sha256_text(text: str) -> str:
+    """Return the hexadecimal sha256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes."""
+    stat = path.stat()
+    return _hash_file(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def _identity_files(folder: Path) -> Iterable[Path]:
+    for pattern in _WEIGHTS:
+        yield from folder.glob(pattern)
+    for name in _SETTINGS:
+        if (folder / name).is_file():
+            yield folder / name
+
+
+def _file_digest(path: Path) -> str:
+    if path.suffix != ".json" or path.name == "tokenizer.json":
+        return sha256_file(path)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return sha256_file(path)
+    return fingerprint_data(_without_volatile(data))
+
+
+def _without_volatile(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_volatile(value) for key, value in data.items() if key not in _VOLATILE_KEYS}
+    if isinstance(data, list):
+        return [_without_volatile(item) for item in data]
+    return data
+
+
+@lru_cache(maxsize=256)
+def _hash_file(path: str, size: int, mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

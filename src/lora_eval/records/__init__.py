@@ -1,0 +1,36 @@
+"""What flows between the stages: immutable, written once, read strictly. No library but pydantic."""
+
+from lora_eval.records.base import Record
+from lora_eval.records.comparison import Arm, Comparison, Pair, TaskComparison, Verdict
+from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
+from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult
+from lora_eval.records.suite import EvalSuite, TaskEntry
+from lora_eval.records.template import ChatTemplate
+from lora_eval.records.variant import Lineage, Step, Variant, VariantKind
+from lora_eval.records.verification import Divergence, Verification
+
+__all__ = [
+    "Arm",
+    "ChatTemplate",
+    "Comparison",
+    "DataSection",
+    "Divergence",
+    "EvalSuite",
+    "FamilyCheck",
+    "Hardware",
+    "Lineage",
+    "LoadedRun",
+    "Pair",
+    "Recipe",
+    "Record",
+    "Run",
+    "SampleRow",
+    "Step",
+    "TaskComparison",
+    "TaskEntry",
+    "TaskResult",
+    "Variant",
+    "VariantKind",
+    "Verdict",
+    "Verification",
+]

@@ -1,0 +1,81 @@
+"""Run: one suite scored on one variant; `run.json` beside `samples.parquet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lora_eval.records.base import Record
+from lora_eval.records.variant import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One item of one task, answered once, under one filter.
+
+    Paired across runs by (task, item_id, doc_hash, filter, repeat); `prompt_sha256` proves that both
+    arms saw the same prompt. `metrics` maps a metric's name to its value for this item, or None with
+    the reason in `reason`.
+    """
+
+    task: str
+    item_id: int
+    doc_hash: str
+    filter: str
+    repeat: int
+    prompt_sha256: str
+    prompt: str
+    target: str
+    output: str
+    metrics: dict[str, float | None]
+    log_likelihoods: tuple[float, ...] = ()
+    prompt_tokens: int | None = None
+    finish_reason: str | None = None
+    cluster: str | None = None
+    reason: str | None = None
+
+
+class TaskResult(Record):
+    """One aggregated figure as lm-eval computed it: `value` is None where lm-eval gave none."""
+
+    task: str
+    metric: str
+    filter: str
+    higher_is_better: bool
+    value: float | None
+    n: int
+
+
+class Run(Record):
+    """Header of a run. `suite_fingerprint` and `seeds` must agree before two runs may be paired."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    arm: str
+    variant: Variant
+    suite: str
+    suite_fingerprint: str
+    task_versions: dict[str, str] = Field(default_factory=dict)
+    engine: str
+    dtype: str
+    quantization: dict[str, Any] | None = None
+    seeds: dict[str, int] = Field(default_factory=dict)
+    limit: int | None = None
+    results: tuple[TaskResult, ...] = ()
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    git_commit: str | None = None
+    prompt_tokens: int | None = None
+    wall_seconds: float | None = None
+    dropped_items: dict[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    status: Literal["complete", "partial"] = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A run read back: its header and its rows."""
+
+    run: Run
+    rows: list[SampleRow] = field(default_factory=list)

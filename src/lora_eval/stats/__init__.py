@@ -1,0 +1,1 @@
+"""Paired statistics: pure functions on arrays, NumPy and SciPy only."""
