@@ -18,5 +18,6 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"this needs {module}, which cannot be imported ({error}); install it with: pip install 'lora-eval[{extra}]'"
+            f"this needs {module}, which cannot be imported ({error}); "
+            f"install it with: pip install 'lora-eval[{extra}]'"
         ) from error

@@ -93,7 +93,7 @@ def _without_volatile(data: Any) -> Any:
 @lru_cache(maxsize=256)
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="lora-eval", prog_name="lora-eval")
 def group() -> None:
-    r"""Prove that the fine-tuned model is better than its base, and that what is shipped is what was measured.
+    r"""Prove that the fine-tuned model is better than its base, and that what ships is what was measured.
 
     \b
     Example:

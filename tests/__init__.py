@@ -1,0 +1,1 @@
+"""Tests of lora-eval; folders mirror src/lora_eval."""
