@@ -1,8 +1,8 @@
 """One identity for a set of weights: sha256 over the files that decide what the model answers.
 
-Hashed: weights, config, adapter config, tokenizer, chat template, generation settings. Not hashed: README,
-lineage, optimizer state, and keys that differ between two writes of the same model (a temporary path that
-gptqmodel stores, the version of the library that wrote the file).
+Hashed: weights, config, adapter config, tokenizer, chat template, generation settings, the model's own code.
+Not hashed: README, lineage, optimizer and trainer state, and keys that differ between two writes of the same
+model (where its base lay, a temporary path that gptqmodel stores, the version of the library that wrote it).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_WEIGHTS = ("*.safetensors", "*.bin")
+# Not every *.bin: the trainer leaves training_args.bin, accelerate optimizer.bin and scheduler.bin.
+_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.py")
 _SETTINGS = (
     "config.json",
     "adapter_config.json",
@@ -23,6 +24,8 @@ _SETTINGS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "vocab.json",
     "merges.txt",
     "special_tokens_map.json",
@@ -36,6 +39,7 @@ _VOLATILE_KEYS = {
     "peft_version",
     "_name_or_path",
     "name_or_path",
+    "base_model_name_or_path",
 }
 
 
@@ -65,7 +69,7 @@ def sha256_file(path: Path) -> str:
 
 
 def _identity_files(folder: Path) -> Iterable[Path]:
-    for pattern in _WEIGHTS:
+    for pattern in _PATTERNS:
         yield from folder.glob(pattern)
     for name in _SETTINGS:
         if (folder / name).is_file():

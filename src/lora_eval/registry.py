@@ -1,14 +1,16 @@
 """Plugins by name, through entry points: listed without importing, loaded one at a time.
 
-An entry point's value is an object of the group's type, or a function without arguments (or a class)
-that returns one. Recipes, templates and suites that are files in `templates/` and `evals/` stand in the
-same list as `lora-eval`'s own. Only what is asked for is imported, so a broken plugin breaks only the
-command that asks for it.
+An entry point's value is an object of the group's type, or a function or class that gives one when called
+without arguments; an engine's is the function that opens it. Recipes, templates and suites that are files in
+`templates/` and `evals/` stand in the same list as `lora-eval`'s own. Only what is asked for is imported, so
+a broken plugin breaks only the command that asks for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -76,25 +78,25 @@ def find_plugin(kind: str, name: str) -> Plugin:
 
 
 def load_plugin(plugin: Plugin) -> Any:
-    """Return the plugin's object; functions without arguments and classes are called.
+    """Return the plugin's object; functions and classes that need no argument are called.
 
     Raises:
-        PluginError: it cannot be imported or made; names package, version and cause. A file-based
-            plugin is read by the module of its kind, not here.
+        PluginError: it cannot be imported or made, or is not what its group holds; names package, version
+            and cause. A file-based plugin is read by the module of its kind, not here.
     """
     if plugin.entry_point is None:
         raise PluginError(f"The {plugin.kind} '{plugin.name}' is the file {plugin.path}, not code.")
     try:
-        value = plugin.entry_point.load()
-        return value() if inspect.isclass(value) or inspect.isfunction(value) else value
-    except LoraEvalError:
-        raise
+        # What a plugin prints on import must not get into a command's --json output.
+        with contextlib.redirect_stdout(sys.stderr):
+            value = plugin.entry_point.load()
+            value = value() if _needs_no_argument(value) else value
     except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise PluginError(
-            f"The {plugin.kind} '{plugin.name}' ('{plugin.source}' of {plugin.package} {plugin.version}) "
-            f"could not be loaded: {cause}"
-        ) from error
+        cause = str(error) if isinstance(error, LoraEvalError) else f"{type(error).__name__}: {error}"
+        raise PluginError(f"{_described(plugin)} could not be loaded: {cause}") from error
+    if problem := _misfit(plugin, value):
+        raise PluginError(f"{_described(plugin)} {problem}")
+    return value
 
 
 def get(kind: str, name: str) -> Any:
@@ -105,6 +107,43 @@ def get(kind: str, name: str) -> Any:
 def looks_like_path(name: str) -> bool:
     """True where a name given for a plugin is a path: it holds a separator or a file suffix we read."""
     return "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".jinja"))
+
+
+def _described(plugin: Plugin) -> str:
+    owner = f"{plugin.package} {plugin.version}"
+    return f"The {plugin.kind} '{plugin.name}' ('{plugin.source}' of {owner})"
+
+
+def _needs_no_argument(value: Any) -> bool:
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return False
+    try:
+        inspect.signature(value).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _misfit(plugin: Plugin, value: Any) -> str:
+    """Say how the object differs from what its group holds; empty where it fits."""
+    expected = _expected_types().get(plugin.kind, ())
+    if expected and (inspect.isclass(value) or not isinstance(value, expected)):
+        names = " or ".join(kind.__name__ for kind in expected)
+        found = f"the class {value.__name__}" if inspect.isclass(value) else f"of type {type(value).__name__}"
+        return f"is {found}, expected {names}"
+    name = getattr(value, "name", plugin.name) if expected else plugin.name
+    return f"calls itself '{name}'; both names must be equal" if name != plugin.name else ""
+
+
+def _expected_types() -> dict[str, tuple[type, ...]]:
+    from lora_eval import protocols, records
+
+    return {
+        "recipe": (records.Recipe,),
+        "template": (records.ChatTemplate,),
+        "suite": (records.EvalSuite, protocols.Suite),
+        "exporter": (protocols.Exporter,),
+    }
 
 
 def _from_entry_points(kind: str) -> Iterable[Plugin]:

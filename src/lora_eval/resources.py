@@ -35,26 +35,26 @@ def resolve_path(name: str, relative_to: Path) -> Path:
         InputError: the package is not installed, or there is no such file.
     """
     package, colon, inside = name.partition(":")
-    if colon and package.replace("_", "a").replace(".", "a").isalnum() and not Path(name).exists():
+    if colon and package.replace(".", "").isidentifier() and not (relative_to / name).exists():
         path = package_folder(package) / inside
     else:
-        path = Path(name).expanduser()
-        path = path if path.is_absolute() else relative_to / path
+        path = relative_to / Path(name).expanduser()
     if not path.exists():
         raise InputError(f"no such file: {path} (named as '{name}')")
     return path
 
 
 def package_folder(package: str) -> Path:
-    """Return the folder of an installed package, without importing it.
+    """Return the folder of an installed package (`a.b`: the folder b in it), without importing it.
 
     Raises:
         InputError: there is no such package.
     """
+    top, *inside = package.split(".")
     try:
-        spec = find_spec(package)
+        spec = find_spec(top)
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"package '{package}' is not installed")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations))).joinpath(*inside)

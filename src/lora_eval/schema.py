@@ -6,19 +6,39 @@ the nearest known one. Writing is whole or not at all: temporary file in the sam
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from lora_eval.errors import OutputError, RecordError
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
+
+# What pydantic's kinds of fault expect, in words.
+_EXPECTED = {
+    "model_type": "a mapping with keys",
+    "dict_type": "a mapping with keys",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
 
 
 def parse_record(data: Any, model: type[RecordType], source: str) -> RecordType:
@@ -36,20 +56,23 @@ def parse_record(data: Any, model: type[RecordType], source: str) -> RecordType:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that the YAML file holds.
+    """Return the mapping that the YAML file holds. `1e-4` is a number, as in YAML 1.2.
 
     Raises:
-        RecordError: the file is missing, is not YAML, or is not a mapping.
+        RecordError: the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(path.read_text("utf-8"), Loader=loader)
+        data = yaml.load(path.read_text("utf-8"), Loader=_yaml_loader())
     except FileNotFoundError:
         raise RecordError(str(path), ["no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(str(path), [f"cannot be read: {error}"]) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecordError(str(path), [f"is not valid YAML{where}: {error.problem}"]) from None
     except yaml.YAMLError as error:
         raise RecordError(str(path), [f"is not valid YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(data, dict):
@@ -102,71 +125,146 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the folder cannot be written or the disk is full; nothing is left behind.
     """
-    temporary: Path | None = None
+    # Not mkstemp: its files are 0600, while a record should be as readable as the umask says.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; a report or record should be as readable as its folder allows.
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line for each fault of a validation, in the order of the file."""
-    return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
+    """Return one line for each fault of a validation, in the schema's order."""
+    faults = [_Fault.of(dict(problem), model) for problem in error.errors(include_url=False)]
+    # Where a value may have several forms, pydantic reports a fault for each; the form meant is the one
+    # whose kind fits, and where none fits one line names them all.
+    wrong_kind = [fault for fault in faults if fault.union == fault.place and fault.expected]
+    fitting = {fault.union for fault in faults if fault not in wrong_kind}
+    lines = []
+    for fault in faults:
+        if fault not in wrong_kind or fault.union is None:
+            lines.append(fault.line)
+        elif fault.union not in fitting:
+            forms = " or ".join(other.expected for other in wrong_kind if other.union == fault.union)
+            lines.append(f"{fault.place}: expected {forms}, got {fault.found}")
+    return list(dict.fromkeys(lines))
 
 
-def suggest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: Sequence[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known name, or an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
-    location = problem["loc"]
-    place = _place(location)
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        return f"unknown key '{place}'{suggest(str(location[-1]), known)}"
-    if kind == "missing":
-        return f"missing key '{place}'"
-    found = problem.get("input")
-    shown = repr(found) if len(repr(found)) <= 60 else repr(found)[:57] + "..."
-    return f"{place or 'file'}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {shown}"
+class _Fault(NamedTuple):
+    """One fault: its place, the place of the union it is in (None: in none), and how to say it."""
+
+    place: str
+    union: str | None
+    expected: str
+    found: str
+    line: str
+
+    @classmethod
+    def of(cls, problem: dict[str, Any], model: type[BaseModel]) -> _Fault:
+        steps = list(_steps(model, problem["loc"]))
+        place = _place([part for part, tag, _ in steps if not tag])
+        tags = [i for i, (_, tag, _) in enumerate(steps) if tag]
+        union = _place([part for part, tag, _ in steps[: tags[-1]] if not tag]) if tags else None
+        expected = _EXPECTED.get(problem["type"], "")
+        found = _shown(problem.get("input"))
+        if problem["type"] == "extra_forbidden":
+            known = _keys(steps[-1].owner)
+            line = f"unknown key '{place}'{suggest(str(problem['loc'][-1]), known)}"
+        elif problem["type"] == "missing":
+            line = f"missing key '{place}'"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            said = f"expected {expected}" if expected else f"{message[0].lower()}{message[1:]}"
+            line = f"{place or 'file'}: {said}, got {found}"
+        return cls(place, union, expected, found, line)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    text = ""
+class _Step(NamedTuple):
+    """One part of a fault's location; `tag`: it names the form of a union and is no key of the file."""
+
+    part: int | str
+    tag: bool
+    owner: Any
+
+
+def _steps(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterator[_Step]:
+    current: Any = model
     for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part and not part[0].isupper() and not part.startswith("function"):
-            text += f".{part}" if text else part
+        forms = _forms(current)
+        if len(forms) > 1:
+            yield _Step(part, True, current)
+            current = next((form for form in forms if getattr(form, "__name__", "") == part), None)
+        else:
+            owner = forms[0] if forms else None
+            yield _Step(part, False, owner)
+            current = _inside(owner, part)
+
+
+def _forms(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [form for form in get_args(annotation) if form is not NoneType]
+    return [annotation]
+
+
+def _inside(owner: Any, part: int | str) -> Any:
+    if isinstance(owner, type) and issubclass(owner, BaseModel):
+        fields = {field.alias or name: field for name, field in owner.model_fields.items()}
+        return fields[str(part)].annotation if part in fields else None
+    arguments = get_args(owner)
+    return arguments[1 if isinstance(part, str) and len(arguments) > 1 else 0] if arguments else None
+
+
+def _keys(owner: Any) -> list[str]:
+    if isinstance(owner, type) and issubclass(owner, BaseModel):
+        return [field.alias or name for name, field in owner.model_fields.items()]
+    return []
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 
 
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    current: type[BaseModel] = model
-    for part in location:
-        if isinstance(part, str) and part in current.model_fields:
-            nested = _nested_models(current.model_fields[part].annotation)
-            if not nested:
-                return []
-            current = nested[0]
-    return [field.alias or name for name, field in current.model_fields.items()]
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nested_models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _nested_models(part)]
+@cache
+def _yaml_loader() -> Any:
+    """A safe loader (in C where there is one) that refuses a key given twice, which YAML forbids and PyYAML
+    takes silently, and that reads `1e-4` as a number, which PyYAML takes for text.
+    """
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise yaml.constructor.ConstructorError(
+                            problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark
+                        )
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader

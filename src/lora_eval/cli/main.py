@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -51,6 +52,17 @@ class LazyGroup(click.Group):
             )
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command and what is left of the line; an unknown name is answered with the nearest one."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            from lora_eval.schema import suggest
+
+            ctx.fail(f"No such command '{name}'{suggest(name, list(_COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""
         with formatter.section("Commands"):
@@ -95,6 +107,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         click.echo(f"Error: {error}", err=True)
         return error.exit_status
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
