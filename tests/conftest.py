@@ -182,3 +182,27 @@ def full_disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for `tiny_llama` with random weights: rank 4 on all linear layers. Copy before changing."""
+    folder = tmp_path_factory.mktemp("adapters") / "tiny-adapter"
+    save_tiny_adapter(tiny_llama, folder)
+    return folder
+
+
+def save_tiny_adapter(base: Path, folder: Path, *, seed: int = 1, **config: object) -> None:
+    """Write a LoRA adapter for `base` whose A and B are random, with other `LoraConfig` values if given."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    values = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(values | config)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.save_pretrained(folder)
