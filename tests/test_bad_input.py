@@ -52,7 +52,7 @@ def refused(run_cli: Callable, tmp_path: Path) -> Callable:
 
 @pytest.fixture
 def tiny_disk() -> Callable:
-    """Runs the command with a 64 KiB file system of its own mounted at a folder; prints what it left there."""
+    """Runs the command with a 64 KiB file system mounted at a folder, and prints what it left there."""
     script = (
         "mount -t tmpfs -o size=64k tmpfs {disk} && {python} -m lora_eval {arguments}; status=$?; "
         "echo LEFT; find {disk} -type f; exit $status"
