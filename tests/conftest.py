@@ -6,6 +6,7 @@ No test reaches the network, needs a GPU, or sees the caches of the person who r
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import shutil
@@ -168,6 +169,40 @@ def save_tiny_tokenizer(folder: Path, *, chat_template: str | None = CHATML) -> 
     tokenizer.save_pretrained(folder)
 
 
+@pytest.fixture(scope="session")
+def install_package(run_python: Callable[..., Result]) -> Callable[[Path, Path], None]:
+    """`install_package(project, target)` builds a project with pip and installs it into `target`."""
+
+    def call(project: Path, target: Path) -> None:
+        options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", target]
+        done = run_python("-m", "pip", "install", *options, project)
+        assert done.status == 0, done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def plugin_example(
+    install_package: Callable[[Path, Path], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The third party's package of tests/plugin_example, importable here and in child processes: recipe
+    `acme-support`, template `acme`, suite `acme-arithmetic` (25 items), exporter `acme-copy`.
+
+    tox installs it; elsewhere pip installs it into a folder that is taken away after the session.
+    """
+    if importlib.util.find_spec("lora_eval_acme"):
+        yield "lora-eval-acme"
+        return
+    folder = tmp_path_factory.mktemp("plugin")
+    # A copy: building in the checkout could leave files in it, or meet another worker doing the same.
+    project = shutil.copytree(CHECKOUT / "tests" / "plugin_example", folder / "project")
+    install_package(project, folder / "site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder / "site"))
+        patch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
+        yield "lora-eval-acme"
+
+
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     """Call it with a size in bytes: from then on no file of this process may grow beyond it (a write then
@@ -186,7 +221,7 @@ def full_disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter for `tiny_llama` with random weights, rank 4 on all linear layers. Copy it to change it."""
+    """A LoRA adapter for `tiny_llama` with random weights, rank 4 on all linear layers; shared, so copy it."""
     folder = tmp_path_factory.mktemp("adapters") / "tiny-adapter"
     save_tiny_adapter(tiny_llama, folder)
     return folder
