@@ -13,7 +13,7 @@ class ChatTemplate(Record):
     `default` is the model's own text, untouched, so that serving is unchanged; `training` renders the
     same bytes and adds `{% generation %}` marks around what is trained (end of turn included).
     `stop_tokens` are the tokens that end an assistant turn; `families` the `model_type`s it was made for.
-    `upstream_sha256` identifies the vendor's text that `default` was taken from.
+    `upstream_sha256` identifies the vendor's text that `default` was taken from, `licence` whose it is.
     """
 
     name: str
@@ -22,4 +22,5 @@ class ChatTemplate(Record):
     stop_tokens: tuple[str, ...] = ()
     upstream_sha256: str | None = None
     families: tuple[str, ...] = Field(default=())
+    licence: str = ""
     summary: str = ""
