@@ -24,6 +24,8 @@ from lora_eval.errors import OutputError, RecordError
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+
 # What pydantic's kinds of fault expect, in words.
 _EXPECTED = {
     "model_type": "a mapping with keys",
@@ -61,23 +63,46 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
-    import yaml
-
     try:
-        data = yaml.load(path.read_text("utf-8"), Loader=_yaml_loader())
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         raise RecordError(str(path), ["no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(str(path), [f"cannot be read: {error}"]) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecordError(str(path), [f"is not valid YAML{where}: {error.problem}"]) from None
-    except yaml.YAMLError as error:
-        raise RecordError(str(path), [f"is not valid YAML: {' '.join(str(error).split())}"]) from None
+    data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise RecordError(str(path), [f"expected a mapping with keys, got {type(data).__name__}"])
     return data
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the value that YAML text holds, read as `load_yaml` reads a file.
+
+    Raises:
+        RecordError: it is not YAML, or has a key twice; `source` names the text's place.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecordError(source, [f"is not valid YAML{where}: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise RecordError(source, [f"is not valid YAML: {' '.join(str(error).split())}"]) from None
+
+
+def dump_yaml(data: Any) -> str:
+    """Return JSON-like data as YAML text, keys in their order; `parse_yaml` gives the same data back."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+        """Quotes text that our loader would read as a number."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    style = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 100}
+    return str(yaml.dump(data, Dumper=Dumper, **style))
 
 
 def load_json(path: Path) -> Any:
@@ -265,6 +290,5 @@ def _yaml_loader() -> Any:
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     return Loader
