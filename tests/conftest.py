@@ -221,7 +221,7 @@ def full_disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter for `tiny_llama` with random weights, rank 4 on all linear layers; shared, so copy it."""
+    """A LoRA adapter for `tiny_llama` with random weights, rank 4 on all linear layers; shared: copy it."""
     folder = tmp_path_factory.mktemp("adapters") / "tiny-adapter"
     save_tiny_adapter(tiny_llama, folder)
     return folder

@@ -1,0 +1,135 @@
+"""One identity for a set of weights: changed by what decides the answers, and by nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_eval.fingerprint import fingerprint_data, fingerprint_folder, sha256_file, sha256_text
+
+FILES = {
+    "config.json": '{"hidden_size": 64, "transformers_version": "5.23.0", "_name_or_path": "/tmp/a"}',
+    "model.safetensors": "weights",
+    "tokenizer.json": '{"model": {}}',
+    "tokenizer_config.json": '{"eos_token": "<|im_end|>", "name_or_path": "/tmp/a"}',
+    "chat_template.jinja": "{{ messages }}",
+    "generation_config.json": '{"eos_token_id": 2}',
+    "adapter_config.json": '{"r": 8, "base_model_name_or_path": "/tmp/base", "peft_version": "0.21.2"}',
+    "quantize_config.json": '{"bits": 4, "meta": {"offload_to_disk_path": "/tmp/x"}}',
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_the_identity_is_known_for_good(folder: Path) -> None:
+    """Stored records hold fingerprints: a change of this value makes every one of them stale."""
+    assert fingerprint_folder(folder) == ("sha256:GOLDEN")
+
+
+def test_a_copy_elsewhere_is_the_same(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "copy")
+
+    assert fingerprint_folder(copy) == fingerprint_folder(folder)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_each_file_that_decides_the_answers_counts(folder: Path, name: str) -> None:
+    before = fingerprint_folder(folder)
+    text = FILES[name].replace(":", ': 1, "more":', 1) if name.endswith(".json") else FILES[name] + "x"
+    (folder / name).write_text(text)
+
+    assert fingerprint_folder(folder) != before
+
+
+@pytest.mark.parametrize(
+    "name", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "modeling_mine.py"]
+)
+def test_more_weights_or_code_count(folder: Path, name: str) -> None:
+    before = fingerprint_folder(folder)
+    (folder / name).write_text("more")
+
+    assert fingerprint_folder(folder) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "lineage.json", "training_args.bin", "optimizer.bin", "optimizer.pt", "trainer_state.json"],
+)
+def test_what_does_not_decide_the_answers_does_not_count(folder: Path, name: str) -> None:
+    before = fingerprint_folder(folder)
+    (folder / name).write_text("more")
+
+    assert fingerprint_folder(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "transformers_version", "6.0"),
+        ("config.json", "_name_or_path", "/home/me"),
+        ("tokenizer_config.json", "name_or_path", "/home/me"),
+        ("adapter_config.json", "base_model_name_or_path", "/home/me/base"),
+        ("adapter_config.json", "peft_version", "0.22"),
+        ("quantize_config.json", "meta", {"offload_to_disk_path": "/tmp/other"}),
+    ],
+)
+def test_where_and_with_which_version_it_was_written_does_not_count(
+    folder: Path, name: str, key: str, value: object
+) -> None:
+    before = fingerprint_folder(folder)
+    (folder / name).write_text(json.dumps(json.loads(FILES[name]) | {key: value}))
+
+    assert fingerprint_folder(folder) == before
+
+
+def test_layout_of_a_settings_file_does_not_count(folder: Path) -> None:
+    before = fingerprint_folder(folder)
+    data = json.loads(FILES["config.json"])
+    (folder / "config.json").write_text(json.dumps(dict(reversed(data.items())), indent=4))
+
+    assert fingerprint_folder(folder) == before
+
+
+def test_a_settings_file_that_is_no_json_still_counts(folder: Path) -> None:
+    (folder / "config.json").write_text("{broken")
+    before = fingerprint_folder(folder)
+    (folder / "config.json").write_text("{broken too")
+
+    assert fingerprint_folder(folder) != before
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=5))
+def test_key_order_does_not_count(data: dict[str, object]) -> None:
+    assert fingerprint_data(dict(reversed(data.items()))) == fingerprint_data(data)
+
+
+@given(JSON, JSON)
+def test_different_data_differ(one: object, other: object) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+    assert (fingerprint_data(one) == fingerprint_data(other)) is same
+
+
+def test_a_file_changed_in_place_is_hashed_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("one")
+    first = sha256_file(path)
+    path.write_text("other")
+
+    assert first == sha256_text("one")
+    assert sha256_file(path) == sha256_text("other")
