@@ -1,0 +1,96 @@
+"""From an estimate to one of four words, by rules that a reader can check in the table.
+
+better      the adjusted p-value is below 1 - level, the interval excludes 0, and the gain is positive
+worse       the same, and the gain is negative (even within a margin: a drop that was seen is not hidden)
+not_worse   not one of these, a margin is stated, and the interval's lower bound of the gain is above -margin
+inconclusive  everything else; the reason names the n that would decide, if one would
+
+The gain is the difference in the metric's better direction. The bound is the one of the two-sided interval
+that is printed, so a `not_worse` at level 0.95 is a one-sided test at 0.025 (ICH E9, section 3.3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_eval.stats.estimate import Estimate
+from lora_eval.stats.power import needed_n
+
+FEW_PAIRS = 20
+Word = Literal["better", "worse", "not_worse", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict, the reason where one is needed, and how many items would decide (None: no n would)."""
+
+    verdict: Word
+    reason: str | None
+    n_needed: int | None
+
+
+def judge(
+    estimate: Estimate,
+    p_adjusted: float | None,
+    *,
+    higher_is_better: bool,
+    margin: float | None = None,
+) -> Judgement:
+    """Return the verdict on an estimate; `p_adjusted` None means that no test applies."""
+    low, high = gain_bounds(estimate, higher_is_better=higher_is_better)
+    caution = _caution(estimate)
+    tested = p_adjusted is not None and p_adjusted < 1.0 - estimate.level
+    if tested and low is not None and low > 0:
+        return Judgement("better", caution, None)
+    safe = margin is not None and low is not None and low > -margin
+    if tested and high is not None and high < 0:
+        within = f"the drop is within the stated margin of {margin:g}" if safe else None
+        return Judgement("worse", _join(within, caution), None)
+    if safe:
+        return Judgement("not_worse", caution, None)
+    needed = _needed(estimate, higher_is_better, margin)
+    return Judgement(
+        "inconclusive", _join(estimate.reason, caution, _undecided(estimate, p_adjusted)), needed
+    )
+
+
+def gain_bounds(estimate: Estimate, *, higher_is_better: bool) -> tuple[float | None, float | None]:
+    """Return the interval of the gain: the difference in the metric's better direction."""
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return None, None
+    if higher_is_better:
+        return estimate.ci_low, estimate.ci_high
+    return -estimate.ci_high, -estimate.ci_low
+
+
+def _caution(estimate: Estimate) -> str | None:
+    if 0 < estimate.n < FEW_PAIRS:
+        return f"only {estimate.n} pairs: fewer than {FEW_PAIRS} say little, whatever the interval"
+    if estimate.n and not estimate.changed and estimate.ci_high is not None:
+        limit = max(abs(estimate.ci_low or 0.0), abs(estimate.ci_high))
+        return f"no item changed; a difference of up to {limit:.2g} is still possible"
+    return None
+
+
+def _undecided(estimate: Estimate, p_adjusted: float | None) -> str | None:
+    if estimate.p_value is None or p_adjusted is None or estimate.ci_low is None or estimate.ci_high is None:
+        return None
+    alpha = 1.0 - estimate.level
+    if estimate.p_value < alpha <= p_adjusted:
+        return "significant alone, but not after the correction for the number of tasks"
+    if (estimate.ci_low > 0 or estimate.ci_high < 0) and estimate.p_value >= alpha:
+        return "the interval excludes 0 but the exact test does not confirm it"
+    return None
+
+
+def _needed(estimate: Estimate, higher_is_better: bool, margin: float | None) -> int | None:
+    if estimate.difference is None:
+        return None
+    gain = estimate.difference if higher_is_better else -estimate.difference
+    distance = abs(gain) if margin is None or gain + margin <= 0 else max(abs(gain), gain + margin)
+    return needed_n(estimate.n, estimate.mde, distance)
+
+
+def _join(*parts: str | None) -> str | None:
+    return "; ".join(dict.fromkeys(part for part in parts if part)) or None

@@ -1,0 +1,1 @@
+"""Statistics against SciPy, statsmodels, published figures and their own laws."""

@@ -1,0 +1,144 @@
+"""Holm, power, and the four words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+
+from lora_eval.stats import (
+    Estimate,
+    holm,
+    judge,
+    mcnemar_mde,
+    mcnemar_n,
+    needed_n,
+    normal_mde,
+    paired_binary,
+    paired_scores,
+)
+
+
+def binary(wins, losses, ties):
+    a = [0] * wins + [1] * losses + [1] * ties
+    b = [1] * wins + [0] * losses + [1] * ties
+    return paired_binary(a, b)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_equals_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]), abs=1e-12)
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    assert holm([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
+    assert holm([]) == []
+    assert holm([None]) == [None]
+
+
+def test_detectable_difference_is_2_80_standard_errors():
+    assert normal_mde(1.0) == pytest.approx(2.8016, abs=1e-4)
+    power = NormalIndPower(ddof=0).solve_power(effect_size=normal_mde(0.1), nobs1=100, alpha=0.05, ratio=0)
+    assert power == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "difference", "n"), [(0.1, 0.02, 1960), (0.1, 0.05, 312), (0.2, 0.02, 3923), (0.2, 0.05, 626)]
+)
+def test_items_needed_for_a_difference_of_rates(share, difference, n):
+    """docs/statistics.md: 1,960 items for two points where one item in ten changes."""
+    assert round(mcnemar_n(share, difference)) == pytest.approx(n, abs=1)
+    assert mcnemar_mde(n, round(share * n)) == pytest.approx(difference, rel=5e-3)
+
+
+def test_detectable_difference_where_few_items_changed():
+    assert mcnemar_mde(200, 0) is None
+    assert mcnemar_mde(3, 1) is None
+    few = mcnemar_mde(200, 1)
+    assert few > 1 / 200  # cannot be found with the one change in 200 that was seen
+    assert mcnemar_n(few, few) == pytest.approx(200, rel=1e-6)
+
+
+def test_items_needed_grow_with_the_square():
+    assert needed_n(100, 0.10, 0.05) == 400
+    assert needed_n(100, 0.10, 0.20) == 100
+    assert needed_n(100, None, 0.05) is None
+    assert needed_n(100, 0.10, 0.0) is None
+
+
+def test_better_and_worse_need_the_adjusted_test():
+    found = binary(40, 10, 150)
+    assert judge(found, found.p_value, higher_is_better=True).verdict == "better"
+    assert judge(found, found.p_value, higher_is_better=False).verdict == "worse"
+    refused = judge(found, 0.06, higher_is_better=True)
+    assert refused.verdict == "inconclusive"
+    assert "after the correction" in refused.reason
+    assert judge(binary(10, 40, 150), 1e-5, higher_is_better=True).verdict == "worse"
+
+
+def test_better_needs_the_interval_too():
+    contradicting = Estimate(100, 0.05, -0.01, 0.11, 0.95, 0.03, "m", 10, 5, 85)
+    assert judge(contradicting, 0.03, higher_is_better=True).verdict == "inconclusive"
+
+
+def test_interval_alone_is_not_enough():
+    found = binary(5, 0, 45)
+    assert found.ci_low > 0
+    assert found.p_value == pytest.approx(0.0625)
+    verdict = judge(found, found.p_value, higher_is_better=True)
+    assert verdict.verdict == "inconclusive"
+    assert "does not confirm" in verdict.reason
+
+
+def test_not_worse_needs_a_margin_and_a_bound_inside_it():
+    found = binary(6, 7, 487)
+    assert found.ci_low == pytest.approx(-0.0173, abs=2e-3)
+    assert judge(found, 1.0, higher_is_better=True).verdict == "inconclusive"
+    assert judge(found, 1.0, higher_is_better=True, margin=0.02).verdict == "not_worse"
+    assert judge(found, 1.0, higher_is_better=True, margin=0.01).verdict == "inconclusive"
+
+
+def test_a_drop_that_was_seen_is_not_called_not_worse():
+    found = binary(10, 60, 4930)
+    verdict = judge(found, found.p_value, higher_is_better=True, margin=0.05)
+    assert verdict.verdict == "worse"
+    assert "within the stated margin" in verdict.reason
+
+
+def test_inconclusive_names_the_n_that_would_decide():
+    found = binary(24, 16, 160)
+    verdict = judge(found, found.p_value, higher_is_better=True)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.n_needed == pytest.approx(mcnemar_n(0.2, 0.04), rel=0.02)
+    assert judge(binary(20, 20, 160), 1.0, higher_is_better=True).n_needed is None
+
+
+def test_few_pairs_and_no_change_have_their_own_text():
+    few = judge(binary(12, 0, 3), 0.001, higher_is_better=True)
+    assert few.verdict == "better"
+    assert "only 15 pairs" in few.reason
+    same = judge(binary(0, 0, 200), 1.0, higher_is_better=True)
+    assert same.verdict == "inconclusive"
+    assert "no item changed" in same.reason
+    assert judge(binary(0, 0, 200), 1.0, higher_is_better=True, margin=0.02).verdict == "not_worse"
+
+
+def test_undefined_is_inconclusive_with_the_reason():
+    found = paired_scores([1, 2], [2, 3])
+    verdict = judge(found, None, higher_is_better=True)
+    assert (verdict.verdict, verdict.n_needed) == ("inconclusive", None)
+    assert "same amount" in verdict.reason
+
+
+@pytest.mark.slow
+def test_the_detectable_difference_is_found_four_times_in_five():
+    n, share = 400, 0.2
+    difference = mcnemar_mde(n, round(share * n))
+    p_win, p_loss = (share + difference) / 2, (share - difference) / 2
+    draws = np.random.default_rng(5).multinomial(n, [p_win, p_loss, 1 - share], size=4000)
+    found = [scipy_stats.binomtest(int(w), int(w + lost)).pvalue < 0.05 for w, lost, _ in draws]
+    assert 0.75 < np.mean(found) < 0.82  # the exact test is a little conservative
