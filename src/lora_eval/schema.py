@@ -101,8 +101,10 @@ def dump_yaml(data: Any) -> str:
         """Quotes text that our loader would read as a number."""
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
-    style = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 100}
-    return str(yaml.dump(data, Dumper=Dumper, **style))
+    text = yaml.dump(
+        data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+    return str(text)
 
 
 def load_json(path: Path) -> Any:
