@@ -17,22 +17,17 @@ CLASSES = {
 
 
 def drawn_tree() -> list[tuple[int, str]]:
-    drawing = [
-        line
-        for line in (errors.__doc__ or "").splitlines()
-        if re.match(r"[| `-]*[A-Z]\w+(Error|Failed)\b", line)
-    ]
-    return [(re.search("[A-Z]", line).start() // 3, line.split("- ")[-1].split()[0]) for line in drawing]
+    """(depth, name) of each line of the drawing; a level is three columns wide."""
+    found = re.findall(r"^([| `-]*)([A-Z]\w+(?:Error|Failed))\b", errors.__doc__ or "", re.MULTILINE)
+    return [(len(lead) // 3, name) for lead, name in found]
 
 
 def real_tree(top: type, depth: int = 0) -> list[tuple[int, str]]:
-    below = [
-        entry
-        for child in top.__subclasses__()
-        if child.__module__ == errors.__name__
-        for entry in real_tree(child, depth + 1)
-    ]
-    return [(depth, top.__name__), *below]
+    tree = [(depth, top.__name__)]
+    for child in top.__subclasses__():
+        if child.__module__ == errors.__name__:
+            tree += real_tree(child, depth + 1)
+    return tree
 
 
 def test_the_drawing_is_the_tree() -> None:

