@@ -42,7 +42,8 @@ def command(check: bool, kind: tuple[str, ...], as_json: bool) -> int:
 
 
 def _row(plugin: Plugin, duplicate: bool, check: bool) -> Row:
-    problem = f"more than one package has a {plugin.kind} of this name; uninstall or rename one"
+    article = "an" if plugin.kind[0] in "aeiou" else "a"
+    problem = f"more than one package has {article} {plugin.kind} of this name; uninstall or rename one"
     if duplicate or not check:
         return Row(plugin, problem if duplicate else None)
     try:
