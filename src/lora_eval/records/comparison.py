@@ -27,7 +27,10 @@ class Pair(Record):
     `difference` is b minus a in the metric's own units; `ci_low`, `ci_high` bound it at `level`
     (two-sided). `p_value` is None where no test applies, and `reason` then says why. `wins` counts items
     on which `b` is better, whatever the metric's direction. `mde` is the smallest difference detectable
-    with power 0.8 at this n, in the metric's units. Undefined is None with a reason, never 0.
+    with power 0.8 at this n, in the metric's units; `n_needed` the items that would decide an inconclusive
+    pair if the difference seen is the true one (None: no n would, or none is needed). `missing` counts items
+    that only one arm answered or that have no value. `ratio` (b over a) is set for perplexities only.
+    Undefined is None with a reason, never 0.
     """
 
     a: str
@@ -47,10 +50,20 @@ class Pair(Record):
     margin: float | None = None
     verdict: Verdict
     reason: str | None = None
+    n_needed: int | None = None
+    missing: int = 0
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
 
 class TaskComparison(Record):
-    """All pairs of one task, metric and filter; `means` are lm-eval's own figures for each arm."""
+    """All pairs of one task, metric and filter; `means` are lm-eval's own figures for each arm.
+
+    `n` items were answered by every arm; `dropped_items` were not, or have no value in some arm. The verdict
+    rests on metrics with `primary`; the others are reported beside them and stay outside the correction for
+    the number of tasks. A group's tasks are pooled under its name; each of them follows as not primary.
+    """
 
     task: str
     metric: str

@@ -18,6 +18,10 @@ class SampleRow:
     Paired across runs by (task, item_id, doc_hash, filter, repeat); `prompt_sha256` proves that both
     arms saw the same prompt. `metrics` maps a metric's name to its value for this item, or None with
     the reason in `reason`.
+
+    Perplexities and bits per byte are no means of items: lm-eval sums log-likelihoods and weights. For them
+    `metrics` holds the item's log-likelihood in nats and `weights` its words or bytes (1 where absent),
+    the two numbers that lm-eval's own `process_results` gives.
     """
 
     task: str
@@ -35,6 +39,7 @@ class SampleRow:
     finish_reason: str | None = None
     cluster: str | None = None
     reason: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 class TaskResult(Record):
