@@ -102,7 +102,7 @@ def dump_yaml(data: Any) -> str:
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     text = yaml.dump(
-        data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
     )
     return str(text)
 
