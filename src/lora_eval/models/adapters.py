@@ -1,0 +1,168 @@
+"""Does an adapter fit its base? Decided from files alone: configurations, headers of weights, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import ModelError
+from lora_eval.fingerprint import fingerprint_folder
+from lora_eval.models.lineage import read_lineage
+from lora_eval.models.locate import adapter_weights, read_adapter_config, resolve_model
+
+_SHOWN = 5
+_PREFIX = "base_model.model."
+# These initialisations subtract from or replace the base's own weights, so that switching the adapter off
+# does not give the base back (measured for PiSSA and OLoRA; https://github.com/huggingface/peft/issues/2184).
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Part of a tensor's name, and which of its axes must be as long as which axis of the base's weight.
+_SHARED_AXES = (
+    (".lora_A.", 1, 1),
+    (".lora_B.", 0, 0),
+    (".lora_embedding_A", 1, 0),
+    (".lora_embedding_B", 0, 1),
+    (".lora_magnitude_vector", 0, 0),
+)
+Shape = tuple[int, ...]
+
+
+def check_adapter(adapter: Path, base: Path) -> None:
+    """Raise ModelError where the adapter cannot be evaluated on this base; loads no weights.
+
+    Refused: no configuration or weights; another kind than LoRA; one that changes the base's own weights; a
+    target or shape that the base does not have; a lineage that names a base with another fingerprint.
+    """
+    config = read_adapter_config(adapter)
+    weights = adapter_weights(adapter)
+    _check_kind(adapter, config)
+    resolve_model(str(base))
+    _check_shapes(adapter, base, config, _header(weights))
+    _check_lineage(adapter, base, config)
+
+
+def _check_kind(adapter: Path, config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"{adapter}: peft_type is {kind!r}; only LORA (DoRA and rsLoRA included) can share its base"
+        )
+    initial = str(config.get("init_lora_weights", True)).lower()
+    if initial.startswith(_CHANGE_THE_BASE):
+        raise ModelError(
+            f"{adapter}: init_lora_weights is '{initial}', which changes the base's own weights, so the base "
+            "cannot be measured beside it; save it again as an ordinary LoRA with "
+            "save_pretrained(path_initial_model_for_weight_conversion=...), or merge it and give it as --arm"
+        )
+    if config.get("bias", "none") != "none":
+        raise ModelError(
+            f"{adapter}: bias is '{config['bias']}': the base's own biases were trained, so the base cannot "
+            "be measured beside it; merge it and give it as --arm"
+        )
+    if config.get("layer_replication"):
+        raise ModelError(
+            f"{adapter}: layer_replication changes the base's layers; merge it and give it as --arm"
+        )
+
+
+def _header(path: Path) -> dict[str, Shape]:
+    """Return the shape of every tensor in a weights file."""
+    if path.suffix == ".bin":
+        import torch
+
+        state = torch.load(path, map_location="meta", weights_only=True)
+        return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path}: cannot be read as safetensors: {error}; copy the adapter again") from error
+
+
+def _check_shapes(adapter: Path, base: Path, config: dict[str, Any], header: dict[str, Shape]) -> None:
+    if not header:
+        raise ModelError(f"{adapter}: the weights file holds no tensor")
+    shapes = module_shapes(base)
+    # Whole parameters (fused experts) have no module with a two-dimensional weight to compare with.
+    whole = tuple(str(name).rpartition(".")[0] for name in config.get("target_parameters") or ())
+    problems = [
+        problem
+        for key, shape in sorted(header.items())
+        if not any(part and f".{part}." in key for part in whole)
+        for problem in _misfit(key, shape, shapes)
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+        named = config.get("base_model_name_or_path")
+        raise ModelError(
+            f"{adapter}: made for another base than {base} "
+            f"(adapter_config.json names '{named}'):{lines}{more}"
+        )
+
+
+def module_shapes(base: Path) -> dict[str, Shape]:
+    """Return (out, in) of every module of the base that has a weight, by its path in the model.
+
+    The model is built without memory (device "meta"), so that quantized files and sharded ones look alike.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(base, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(
+            f"{base}: transformers cannot build a causal language model from config.json: {error}"
+        ) from error
+    shapes: dict[str, Shape] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            shape = tuple(weight.shape)
+            # GPT-2's Conv1D stores its weight transposed; `nf` is its number of outputs.
+            shapes[name] = shape[::-1] if hasattr(module, "nf") else shape
+    return shapes
+
+
+def _misfit(key: str, shape: Shape, shapes: dict[str, Shape]) -> Iterator[str]:
+    """Say how one tensor of the adapter disagrees with the base's module."""
+    name = key.removeprefix(_PREFIX)
+    for part, axis, base_axis in _SHARED_AXES:
+        module, found, _ = name.partition(part)
+        if not found:
+            continue
+        if module not in shapes:
+            yield f"{key}: the base has no module {module}"
+        elif shape[axis] != shapes[module][base_axis]:
+            yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
+        return
+    module, _, parameter = name.rpartition(".")
+    if parameter == "weight" and module not in shapes:
+        yield f"{key}: the base has no module {module}"
+    elif parameter == "weight" and shapes[module] != shape:
+        yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
+
+
+def _check_lineage(adapter: Path, base: Path, config: dict[str, Any]) -> None:
+    """Equal shapes do not make it the same base: where the lineage names one by fingerprint, that counts."""
+    lineage = read_lineage(adapter)
+    bases = [variant for variant in lineage.variants if variant.kind == "base"] if lineage else []
+    trained = bases[-1].fingerprint if bases else None
+    if trained is None:
+        return
+    given = fingerprint_folder(base)
+    if given != trained:
+        named = (lineage.base_model if lineage else None) or config.get("base_model_name_or_path")
+        raise ModelError(
+            f"{adapter}: was trained on '{named}' ({_short(trained)}), but the base given is {base} "
+            f"({_short(given)}); give the base it was trained on"
+        )
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint[:19]

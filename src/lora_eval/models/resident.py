@@ -1,0 +1,217 @@
+"""Models in memory: one copy of the base's weights, shared by every adapter; other folders on their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_eval.errors import ModelError
+from lora_eval.models.adapters import check_adapter
+from lora_eval.models.locate import read_config, resolve_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+IDENTITY = "__identity__"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Resident:
+    """A model in memory and the arms it can answer for.
+
+    `model` is the transformers model (adapters sit inside its linear layers), `dtype` the name of its
+    floating-point type, `notes` what a report must say about how it was opened.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arms: Mapping[str, str | None],
+        *,
+        peft: Any = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.notes = notes
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.device = model.device
+        self._peft = peft
+        self._arms = dict(arms)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, base first; the identity control is not among them."""
+        return tuple(name for name in self._arms if name != IDENTITY)
+
+    @contextlib.contextmanager
+    def activate(self, arm: str) -> Iterator[PreTrainedModel]:
+        """Yield the model with that arm live: the base with every adapter off, or one adapter on."""
+        if arm not in self._arms:
+            raise KeyError(f"no arm '{arm}'; there are {', '.join(self._arms)}")
+        adapter = self._arms[arm]
+        if self._peft is None:
+            yield self.model
+        elif adapter is None:
+            with self._peft.disable_adapter():
+                yield self.model
+        else:
+            self._peft.set_adapter(adapter, inference_mode=True)
+            yield self.model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the folder's tokenizer (ModelError where it has none)."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); "
+            "expected tokenizer.json and tokenizer_config.json beside the weights"
+        ) from error
+
+
+def load_base(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    quantization: dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    device: str = "auto",
+) -> PreTrainedModel:
+    """Return the folder's model in eval mode.
+
+    `quantization` holds arguments of `BitsAndBytesConfig` (None or empty: weights as stored); `dtype` is
+    "auto" (the config's), "float32", "bfloat16" or "float16"; `device` "auto" is the first GPU, else the CPU.
+
+    Raises:
+        ModelError: files are missing, or transformers cannot load them.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    resolve_model(str(folder))
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype '{dtype}' is unknown; expected one of {', '.join(_DTYPES)}")
+    target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "device_map": {"": target}}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        if quantization:
+            options["quantization_config"] = BitsAndBytesConfig(**quantization)
+        with _no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{folder}: transformers cannot load this model: {_first_line(error)}") from error
+    keep_quantized_weights(model)
+    return model.eval()
+
+
+def keep_quantized_weights(model: Any) -> None:
+    """From now on no forward pass changes the model's NF4 weights.
+
+    On CPUs with AVX512-BF16 the first forward in eval mode repacks them in place: scales are rounded for
+    good, later gradients are cut, and dequantizing gives garbage (bitsandbytes 0.50.2, `nn/modules.py`).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def open_resident(
+    base: Path,
+    adapters: Mapping[str, Path] | None = None,
+    *,
+    base_name: str = "base",
+    dtype: str = "auto",
+    quantization: dict[str, Any] | None = None,
+    identity_control: bool = False,
+    device: str = "auto",
+) -> Resident:
+    """Return one copy of the base with all adapters attached; nothing is merged and nothing resized.
+
+    `identity_control` adds an adapter that does nothing (B = 0) as the arm `IDENTITY`.
+
+    Raises:
+        ModelError: the base or an adapter cannot be used (see `check_adapter`).
+    """
+    adapters = dict(adapters or {})
+    for adapter in adapters.values():
+        check_adapter(adapter, base)
+    tokenizer = load_tokenizer(base)
+    model = load_base(base, dtype=dtype, quantization=quantization, device=device)
+    notes = (f"base quantized with bitsandbytes: {_shown(quantization)}",) if quantization else ()
+    arms: dict[str, str | None] = {base_name: None}
+    peft = _attach_identity(model) if identity_control else None
+    for number, (name, folder) in enumerate(adapters.items()):
+        # Not the arm's name: PEFT's names may hold no dot.
+        arms[name] = f"arm{number}"
+        peft = _attach(peft or model, folder, f"arm{number}")
+    if identity_control:
+        arms[IDENTITY] = "identity"
+    if peft is not None:
+        peft.eval()
+        keep_quantized_weights(peft)
+    return Resident(model, tokenizer, arms, peft=peft, notes=notes)
+
+
+def open_folder(folder: Path, *, name: str, dtype: str = "auto", device: str = "auto") -> Resident:
+    """Return a merged or GPTQ folder as a model of its own, with one arm."""
+    model = load_base(folder, dtype=dtype, device=device)
+    notes: tuple[str, ...] = ()
+    if read_config(folder, "config.json").get("quantization_config"):
+        from lora_eval.models.dense import dequantize_for_cpu
+
+        notes = dequantize_for_cpu(model)
+    return Resident(model, load_tokenizer(folder), {name: None}, notes=notes)
+
+
+def _attach(target: Any, adapter: Path, name: str) -> Any:
+    """Attach a saved adapter to a model, or to a PEFT model that has others; returns the PEFT model."""
+    from peft import PeftModel
+
+    try:
+        if isinstance(target, PeftModel):
+            target.load_adapter(adapter, name)
+            return target
+        return PeftModel.from_pretrained(target, adapter, adapter_name=name)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{adapter}: PEFT cannot load this adapter: {_first_line(error)}") from error
+
+
+def _attach_identity(model: Any) -> Any:
+    """Attach an adapter with a random A and a zero B on all linear layers: x + B(A(x)) is exactly x."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(enabled=True):
+        return get_peft_model(model, config, adapter_name="identity")
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _shown(quantization: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(quantization.items()))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
