@@ -6,17 +6,18 @@ remembers where it came from. A section set to null in a file drops what was inh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import InputError, PluginError, RecordError
-from lora_eval.recipes.signatures import section_problems
+from lora_eval.recipes.signatures import section_fields, section_problems
 from lora_eval.records import Recipe
 from lora_eval.registry import find_plugin, load_plugin, looks_like_path
 from lora_eval.resources import resolve_path
-from lora_eval.schema import dump_yaml, load_yaml, parse_record, parse_yaml, suggest
+from lora_eval.schema import dump_yaml, load_yaml, parse_record, parse_yaml
 
 COMMAND_LINE = "command line"
 SECTIONS = ("model", "lora", "quantization", "training")
@@ -117,6 +118,8 @@ def override_layers(overrides: Sequence[str]) -> list[Layer]:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise RecordError(COMMAND_LINE, [f"'{text}': expected section.key=value"])
+        if parts[0] in ("extends", "schema"):
+            raise RecordError(COMMAND_LINE, [f"'{text}': '{parts[0]}' can be set in a file only"])
         nested: Any = parse_yaml(value, f"{COMMAND_LINE} '{text}'")
         for part in reversed(parts):
             nested = {part: nested}
@@ -228,10 +231,18 @@ def _layer_problems(layer: Layer, check: bool) -> list[tuple[str, str]]:
     except RecordError as error:
         problems += error.problems
     if check:
+        problems = [_with_section(problem) for problem in problems]
         for section in SECTIONS:
             if isinstance(partial.get(section), Mapping):
                 problems += section_problems(section, partial[section])
     return [(layer.origin, problem) for problem in problems]
+
+
+def _with_section(problem: str) -> str:
+    """An unknown key that belongs one level deeper says where."""
+    match = re.fullmatch(r"unknown key '([^'.]+)'", problem)
+    homes = [section for section in SECTIONS if match and match[1] in section_fields(section)]
+    return f"{problem}; did you mean '{homes[0]}.{match[1]}'?" if match and homes else problem
 
 
 def _grouped(problems: Sequence[tuple[str, str]]) -> RecordError:
@@ -242,6 +253,3 @@ def _grouped(problems: Sequence[tuple[str, str]]) -> RecordError:
     error = RecordError(origins[0], [f"{origin}: {problem}" for origin, problem in problems])
     error.args = ("\n".join(error.problems),)
     return error
-
-
-__all__ = ["COMMAND_LINE", "Layer", "ResolvedRecipe", "find_layers", "load_recipe", "suggest"]
