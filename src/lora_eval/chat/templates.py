@@ -37,14 +37,16 @@ def load_template(name_or_path: str) -> ChatTemplate:
     """Return a packaged or installed template by name, or one from a path.
 
     A path `x.jinja` may have `x_training.jinja` (the marked text) and `x.yaml` (stop tokens, families and
-    the like) beside it.
+    the like) beside it; a known vendor's text needs neither.
 
     Raises:
         PluginError: no such name (with the nearest one), defined twice, or broken.
         TemplateError: the file is missing or no text, or `x.yaml` has a fault.
     """
     if looks_like_path(name_or_path):
-        return read_template(Path(name_or_path).expanduser())
+        template = read_template(Path(name_or_path).expanduser())
+        known = known_template(template.default) if template.training is None else None
+        return known.model_copy(update={"name": template.name}) if known else template
     plugin = find_plugin("template", name_or_path)
     if plugin.path is not None:
         return read_template(plugin.path)
@@ -110,8 +112,8 @@ def named_text(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         if training is not None:
             return training
         raise TemplateError(
-            f"the chat template of the tokenizer{_place(tokenizer)} does not say which tokens are the assistant's "
-            "(no {% generation %} marks) and its text is none that is known here; " + _CHOOSE
+            f"the chat template of the tokenizer{_place(tokenizer)} does not say what the assistant wrote "
+            "(it has no {% generation %} marks), and its text is none that is known here; " + _CHOOSE
         )
     raise TemplateError(
         f"the tokenizer{_place(tokenizer)} has no chat template named '{name}'{suggest(name, list(texts))}; "

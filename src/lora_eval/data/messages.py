@@ -1,6 +1,6 @@
-"""Conversations from JSON lines: `{"messages": [{"role", "content"}, ...]}`, or `{"prompt", "completion"}`.
+r"""Conversations from JSON lines: `{"messages": [{"role", "content"}, ...]}`, or `{"prompt", "completion"}`.
 
-A file is read whole and every fault of it is reported at once, with its line. Lines end with "\\n" only:
+A file is read whole and every fault of it is reported at once, with its line. Lines end with "\n" only:
 U+2028 and U+0085, which `str.splitlines` takes for line ends, stand inside real texts.
 """
 
@@ -143,7 +143,7 @@ def _raise_if_unusable(path: Path, faults: list[str], usable: int, without_assis
         raise DataError(f"{path}: holds no conversation; {_HELP} on each line")
     if not usable:
         raise DataError(
-            f"{path}: none of its {without_assistant} rows has an assistant turn, so there is nothing to train on"
+            f"{path}: none of its {without_assistant} rows has an assistant turn; nothing to train on"
         )
 
 
