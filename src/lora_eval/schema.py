@@ -97,7 +97,7 @@ def dump_yaml(data: Any) -> str:
     """Return JSON-like data as YAML text, keys in their order; `parse_yaml` gives the same data back."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    class Dumper(yaml.SafeDumper):
         """Quotes text that our loader would read as a number."""
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
