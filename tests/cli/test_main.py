@@ -65,15 +65,6 @@ def test_help_lists_every_command(run_cli: Callable[..., Result]) -> None:
         assert help_line.split(".")[0] in " ".join(text.split())
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
-def test_the_line_in_the_list_is_the_commands_own(name: str) -> None:
-    """Both are read side by side in the documentation."""
-    command = group.get_command(click.Context(group), name)
-
-    assert command is not None
-    assert command.name in ("command", name)
-
-
 def test_python_m_is_the_command(runner: Callable[..., Result]) -> None:
     result = runner("--version")
 
