@@ -1,0 +1,52 @@
+"""The comparison as one HTML file: no network, light and dark, readable when printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_eval.records import Comparison, LoadedRun, Verification
+from lora_eval.reports.items import changed_items
+from lora_eval.reports.methods import methods_text
+from lora_eval.reports.page import render_template
+from lora_eval.reports.plot import forest_svg, legend_html
+from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
+
+
+def render_html(
+    comparison: Comparison,
+    runs: Mapping[str, LoadedRun],
+    verifications: Sequence[Verification] = (),
+) -> str:
+    """Return the whole page. Texts of models and data sets are escaped: they reach the page as data."""
+    from markupsafe import Markup
+
+    references = list(dict.fromkeys(a for a, _ in pair_names(comparison)))
+    plots = [(name, legend_html(comparison, name), forest_svg(comparison, name)) for name in references]
+    return render_template(
+        "report.html.jinja",
+        comparison=comparison,
+        base=base_arm(comparison),
+        headline=headline(comparison),
+        findings=findings(comparison, verifications),
+        # Made by us, with every text from outside escaped in plot.py.
+        plots=[(name, Markup(legend), Markup(svg)) for name, legend, svg in plots if svg],
+        pairs=[(a, b, rows_of(comparison, a, b, primary=False)) for a, b in pair_names(comparison)],
+        items=changed_items(comparison, runs),
+        verifications=verifications,
+        methods=methods_text(comparison),
+        controls=flatten(comparison.controls),
+        timing=comparison.timing,
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested values as lines `a.b.c`, value: controls and timing are open records."""
+    lines: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            lines += flatten(value, f"{name}.")
+        else:
+            lines.append((name, value))
+    return lines

@@ -1,0 +1,29 @@
+"""The comparison as Markdown, for pull requests and model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_eval.records import Comparison, Verification
+from lora_eval.reports.methods import methods_text
+from lora_eval.reports.page import render_template
+from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
+
+
+def render_markdown(comparison: Comparison, verifications: Sequence[Verification] = ()) -> str:
+    """Return the report's text; every figure comes from the record."""
+    return render_template(
+        "report.md.jinja",
+        comparison=comparison,
+        base=base_arm(comparison),
+        headline=headline(comparison),
+        findings=findings(comparison, verifications),
+        pairs=[(a, b, rows_of(comparison, a, b)) for a, b in pair_names(comparison)],
+        methods=methods_text(comparison),
+        cell=table_cell,
+    )
+
+
+def table_cell(text: object) -> str:
+    """Text that cannot break out of a Markdown table's cell."""
+    return " ".join(str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

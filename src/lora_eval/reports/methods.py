@@ -1,0 +1,55 @@
+"""How the figures were made, in plain words: only the methods that this comparison used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lora_eval.records import Comparison, Pair
+
+
+def methods_text(comparison: Comparison) -> list[str]:
+    """Return one paragraph for each thing that a reader needs to judge the figures."""
+    pairs = [pair for task in comparison.tasks for pair in task.pairs]
+    if not pairs:
+        return []
+    return list(_paragraphs(comparison, pairs))
+
+
+def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
+    level = f"{100 * pairs[0].level:g} %"
+    methods = {pair.method for pair in pairs}
+    yield (
+        "Every arm answered the same items with the same prompts (the prompts' hashes are compared), so each "
+        "difference is taken item by item. Means are the evaluation harness's own figures."
+    )
+    if any("McNemar" in method for method in methods):
+        yield (
+            "Right-or-wrong items: exact McNemar test on the items that only one arm got right, and the "
+            f"{level} interval of the difference under a Dirichlet(1/2) prior on the four outcomes."
+        )
+    if any("paired t" in method and "log ratio" not in method for method in methods):
+        yield f"Scores: mean of the differences of items, with {level} interval and test of Student's t."
+    if any("cluster" in method for method in methods):
+        yield (
+            "Items that depend on each other (one passage, one conversation, repeats of one prompt) form "
+            "clusters; the standard error is computed over clusters, with G - 1 degrees of freedom."
+        )
+    if any("log ratio" in method for method in methods):
+        yield (
+            "Perplexity: log-likelihoods are summed over documents and weighted by their words or bytes; the "
+            "interval is that of the log ratio of the two arms, over documents."
+        )
+    tested = sum(task.primary for task in comparison.tasks)
+    yield (
+        f"Each pair of arms is tested on {tested} tasks, so p-values are adjusted by Holm's method: "
+        f"the chance of one or more false alarms in a pair stays below {100 * (1 - pairs[0].level):g} %."
+    )
+    yield (
+        "Better and worse are said only where the adjusted p-value and the interval both exclude no "
+        "difference. Not worse means that a margin was stated and the interval's lower bound is above it. "
+        "Everything else is inconclusive: the data do not decide, which is not the same as no difference."
+    )
+    yield (
+        "Detectable is the smallest true difference that a test of this size finds with probability 0.8; n "
+        "needed is the number of items that would decide if the difference seen were the true one."
+    )

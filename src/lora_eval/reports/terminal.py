@@ -1,0 +1,142 @@
+"""The comparison as a screen of text: what was found, then every figure. Fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_eval.records import Comparison, TaskComparison, Verification
+from lora_eval.reports.numbers import DASH, difference_text, interval_text, is_share, mean_text, p_text
+from lora_eval.reports.words import (
+    GLYPHS,
+    LABELS,
+    base_arm,
+    findings,
+    headline,
+    mark,
+    rows_of,
+    tuned_arms,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+STYLES = {
+    "better": "bold blue",
+    "worse": "bold red",
+    "not_worse": "cyan",
+    "inconclusive": "yellow",
+    "same": "dim",
+}
+TONES = {"gain": "bold blue", "loss": "bold red", "safe": "cyan", "open": "yellow"}
+
+
+def print_comparison(
+    comparison: Comparison, console: Console, verifications: Sequence[Verification] = ()
+) -> None:
+    """Print headline, findings and tables to a rich console, as wide as it is."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print()
+    console.print(Text(headline(comparison), style="bold"))
+    for finding in findings(comparison, verifications):
+        text = Text.assemble((finding.heading, TONES[finding.tone]), "  ", finding.text)
+        console.print()
+        console.print(text)
+        for line in finding.lines:
+            console.print(Padding(_styled(line), (0, 0, 0, 2)))
+    console.print()
+    console.print(means_table(comparison))
+    base = base_arm(comparison)
+    for arm in tuned_arms(comparison):
+        if rows_of(comparison, base.name, arm.name):
+            console.print(pair_table(comparison, base.name, arm.name))
+    console.print(Text(legend(), style="dim"))
+
+
+def means_table(comparison: Comparison) -> Table:
+    """Every task and arm, with the verdict's mark against the base."""
+    from rich.text import Text
+
+    table = _table("Figures of every arm (marks: against the base)")
+    table.add_column("task", overflow="fold", ratio=1)
+    table.add_column("n", justify="right")
+    for arm in comparison.arms:
+        table.add_column(arm.name, justify="right", overflow="fold")
+    base = base_arm(comparison).name
+    for task in comparison.tasks:
+        if task.primary:
+            marks = {pair.b: mark(pair) for pair in task.pairs if pair.a == base}
+            cells = [_cell(task, arm.name, marks.get(arm.name)) for arm in comparison.arms]
+            table.add_row(Text(_task_name(task)), f"{task.n:,}", *cells)
+    return table
+
+
+def pair_table(comparison: Comparison, a: str, b: str) -> Table:
+    """Differences of one pair with interval, adjusted p-value and verdict."""
+    from rich.text import Text
+
+    rows = rows_of(comparison, a, b)
+    level = f"{100 * rows[0][1].level:g} %"
+    table = _table(f"{b} against {a}")
+    table.add_column("task", overflow="fold", ratio=1)
+    table.add_column("change", justify="right")
+    table.add_column(f"{level} interval", justify="right")
+    table.add_column("p (Holm)", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for task, pair in rows:
+        unit = "" if is_share(task) else "*"
+        table.add_row(
+            Text(task.task),
+            difference_text(task, pair.difference) + unit,
+            interval_text(task, pair),
+            p_text(pair.p_adjusted),
+            Text(f"{GLYPHS[mark(pair)]} {LABELS[mark(pair)]}", style=STYLES[mark(pair)]),
+        )
+    if any(not is_share(task) for task, _ in rows):
+        table.caption = "changes in points; * in the metric's own units"
+    return table
+
+
+def legend() -> str:
+    """What the marks mean."""
+    return "  ".join(f"{GLYPHS[word]} {LABELS[word]}" for word in LABELS)
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        expand=False,
+    )
+
+
+def _cell(task: TaskComparison, arm: str, word: str | None) -> Text:
+    from rich.text import Text
+
+    mean = mean_text(task, task.means.get(arm)) if arm in task.means else DASH
+    return Text(f"{mean} {GLYPHS[word]}", style=STYLES[word]) if word else Text(f"{mean}  ")
+
+
+def _task_name(task: TaskComparison) -> str:
+    role = f" ({task.role})" if task.role != "other" else ""
+    lower = "" if task.higher_is_better else ", less is better"
+    return f"{task.task}{role}{lower}"
+
+
+def _styled(line: str) -> Text:
+    from rich.text import Text
+
+    word = next((word for word, glyph in GLYPHS.items() if line.startswith(f"{glyph} ")), None)
+    if word is None:
+        return Text(line)
+    return Text.assemble((line[0], STYLES[word]), line[1:])

@@ -1,0 +1,1 @@
+"""Reports: numbers, words, terminal, Markdown, HTML."""
