@@ -43,8 +43,7 @@ def test_every_command_has_help_with_an_example(run_cli: Callable[..., Result], 
     result = run_cli(name, "--help")
 
     assert result.status == 0
-    assert "Example" in result.stdout
-    assert f"lora-eval {name}" in result.stdout
+    assert f"\n  Example:\n    lora-eval {name}" in result.stdout
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
@@ -54,12 +53,13 @@ def test_every_subcommand_has_help_with_an_example(run_cli: Callable[..., Result
         result = run_cli(name, inner, "--help")
 
         assert result.status == 0
-        assert f"lora-eval {name} {inner}" in result.stdout
+        assert f"\n  Example:\n    lora-eval {name} {inner}" in result.stdout
 
 
 def test_help_lists_every_command(run_cli: Callable[..., Result]) -> None:
     text = run_cli("--help").stdout
 
+    assert "\n  Example:\n    lora-eval quickstart\n" in text
     for name, (_, help_line) in _COMMANDS.items():
         assert name in text
         assert help_line.split(".")[0] in " ".join(text.split())

@@ -34,6 +34,17 @@ _COMMANDS = {
 }
 
 
+def keep_examples(command: click.Command) -> click.Command:
+    r"""Let click keep the lines of the examples, in subcommands too; returns the command.
+
+    click wants the character that `\b` stands for, while docstrings are raw.
+    """
+    command.help = command.help.replace("\\b\n", "\b\n") if command.help else command.help
+    for inner in getattr(command, "commands", {}).values():
+        keep_examples(inner)
+    return command
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
@@ -50,7 +61,7 @@ class LazyGroup(click.Group):
             raise TypeError(
                 f"{_COMMANDS[cmd_name][0]}.command is {type(command).__name__}, expected a click command"
             )
-        return command
+        return keep_examples(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -90,6 +101,9 @@ def group() -> None:
       lora-eval quickstart
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
     """
+
+
+keep_examples(group)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

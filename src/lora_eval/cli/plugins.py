@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import click
@@ -36,9 +38,21 @@ def command(check: bool, kind: tuple[str, ...], as_json: bool) -> int:
     """
     plugins = [plugin for each in kind or GROUPS for plugin in list_plugins(each)]
     owners = Counter((plugin.kind, plugin.name) for plugin in plugins)
-    rows = [_row(plugin, owners[plugin.kind, plugin.name] > 1, check) for plugin in plugins]
+    rows = [
+        _row(plugin, owners[plugin.kind, plugin.name] > 1, check) for plugin in _with_progress(plugins, check)
+    ]
     click.echo(_as_json(rows, check) if as_json else _as_text(rows, check))
     return 2 if check and any(row.problem for row in rows) else 0
+
+
+def _with_progress(plugins: list[Plugin], check: bool) -> Iterable[Plugin]:
+    """Loading takes seconds (recipes are compared with the libraries): a bar where someone is looking."""
+    if not check or not sys.stderr.isatty():
+        return plugins
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(plugins, "Loading", console=Console(stderr=True), transient=True)
 
 
 def _row(plugin: Plugin, duplicate: bool, check: bool) -> Row:
