@@ -86,5 +86,5 @@ def field_accuracy(answer: str, reference: str) -> float:
     wanted = json.loads(reference)
     if not isinstance(found, dict):
         return 0.0
-    right = [found.get(name) == value for name, value in wanted.items()]
+    right = [bool(found.get(name) == value) for name, value in wanted.items()]
     return sum(right) / len(right)
