@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ _COMMANDS = {
     "plugins": ("lora_eval.cli.plugins", "List what is installed, and check that it loads."),
 }
 
+# Loggers that speak at import on every machine like ours, of things a user can do nothing about: torchao
+# registers enums in torch's old way; bitsandbytes lacks an optional package and uses its own kernels; torchao
+# has CUDA libraries that do not load without CUDA.
+_NOISE = ("torch.utils._pytree", "bitsandbytes", "torchao")
+
 
 def keep_examples(command: click.Command) -> click.Command:
     r"""Let click keep the lines of the examples, in subcommands too; returns the command.
@@ -56,6 +62,8 @@ class LazyGroup(click.Group):
         """The command, imported now; None where there is no such name."""
         if cmd_name not in _COMMANDS:
             return None
+        for name in _NOISE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         command = import_module(_COMMANDS[cmd_name][0]).command
         if not isinstance(command, click.Command):
             raise TypeError(
