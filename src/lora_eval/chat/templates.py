@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_eval.errors import PluginError, TemplateError
+from lora_eval.errors import TemplateError
 from lora_eval.fingerprint import sha256_text
 from lora_eval.records import ChatTemplate
 from lora_eval.registry import find_plugin, list_plugins, load_plugin, looks_like_path
@@ -50,13 +50,8 @@ def load_template(name_or_path: str) -> ChatTemplate:
     plugin = find_plugin("template", name_or_path)
     if plugin.path is not None:
         return read_template(plugin.path)
-    template = load_plugin(plugin)
-    if not isinstance(template, ChatTemplate):
-        raise PluginError(
-            f"The template '{plugin.name}' ('{plugin.source}' of {plugin.package} {plugin.version}) is "
-            f"{type(template).__name__}, expected lora_eval.ChatTemplate"
-        )
-    return template
+    loaded: ChatTemplate = load_plugin(plugin)
+    return loaded
 
 
 def read_template(path: Path) -> ChatTemplate:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import InputError, PluginError, RecordError
+from lora_eval.errors import InputError, RecordError
 from lora_eval.recipes.signatures import section_fields, section_problems
 from lora_eval.records import Recipe
 from lora_eval.registry import find_plugin, load_plugin, looks_like_path
@@ -153,8 +153,9 @@ def _merge(
             value, into[key] = {}, {}
             _forget(origins, path)
             origins[path] = origin
-        if isinstance(value, Mapping) and (isinstance(into.get(key), dict) or path in _MAPPINGS):
+        if isinstance(value, Mapping) and (value or isinstance(into.get(key), dict)):
             if not isinstance(into.get(key), dict):
+                _forget(origins, path)
                 into[key] = {}
             _merge(into[key], value, origin, origins, f"{path}.")
         else:
@@ -203,15 +204,9 @@ def _named_layer(name: str) -> Layer:
     plugin = find_plugin("recipe", name)
     if plugin.path is not None:
         return Layer(_shown(plugin.path), plugin.path.parent, load_yaml(plugin.path), plugin.path)
-    recipe = load_plugin(plugin)
-    owner = f"{plugin.package} {plugin.version}"
-    if not isinstance(recipe, Recipe):
-        raise PluginError(
-            f"The recipe '{name}' ('{plugin.source}' of {owner}) is {type(recipe).__name__}, "
-            "expected lora_eval.Recipe"
-        )
+    recipe: Recipe = load_plugin(plugin)
     values = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return Layer(f"{name} of {owner}", Path.cwd(), values)
+    return Layer(f"{name} of {plugin.package} {plugin.version}", Path.cwd(), values)
 
 
 def _shown(path: Path) -> str:
