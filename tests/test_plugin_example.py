@@ -54,3 +54,25 @@ def test_its_exporter_exports(tiny_llama, tmp_path) -> None:
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         tiny_llama / "model.safetensors"
     ).read_bytes()
+
+
+def test_its_recipe_is_shown_with_its_package(run_cli: Callable[..., Result]) -> None:
+    result = run_cli("recipe", "show", "acme-support", "--resolved")
+
+    assert result.status == 0, result.stderr
+    assert "acme-support of lora-eval-acme 1.2" in result.stdout
+
+
+def test_its_template_is_safe_to_train_with(run_cli: Callable[..., Result]) -> None:
+    result = run_cli("template", "check", "acme", "--json")
+
+    assert (result.status, json.loads(result.stdout)["passed"]) == (0, True)
+
+
+def test_its_data_file_is_found() -> None:
+    from lora_eval.data.messages import read_conversations
+    from lora_eval.recipes import load_recipe
+
+    (path,) = load_recipe("acme-support", check=False).data_files()
+
+    assert len(read_conversations(path)) == 4
