@@ -83,24 +83,38 @@ def write_comparison(
     verifications: Sequence[Verification] = (),
 ) -> None:
     """Write `comparison.json`, `report.md` and `report.html` into `out`, each whole or not at all."""
+    texts = render_reports(comparison, runs, verifications)
     write_record(out / "comparison.json", comparison)
-    write_reports(comparison, runs, out, verifications)
+    write_texts(out, texts)
 
 
-def write_reports(
-    comparison: Comparison,
-    runs: Mapping[str, LoadedRun],
-    out: Path,
-    verifications: Sequence[Verification] = (),
-) -> None:
-    """Write `report.md` and `report.html` into `out`; nothing is written if one cannot be made."""
+def write_reports(stored: Stored, out: Path) -> None:
+    """Write `report.md` and `report.html` of a stored comparison into `out`."""
+    write_texts(out, render_reports(stored.comparison, stored.runs, stored.verifications))
+
+
+def render_reports(
+    comparison: Comparison, runs: Mapping[str, LoadedRun], verifications: Sequence[Verification]
+) -> dict[str, str]:
+    """Return the reports' texts by file name.
+
+    Raises:
+        InputError: an arm's run is not among `runs`.
+    """
     from lora_eval.reports.html import render_html
     from lora_eval.reports.markdown import render_markdown
 
-    texts = {
+    missing = [arm.name for arm in comparison.arms if arm.name not in runs]
+    if missing:
+        raise InputError(f"the report needs the run of every arm; missing: {', '.join(missing)}")
+    return {
         "report.md": render_markdown(comparison, verifications),
         "report.html": render_html(comparison, runs, verifications),
     }
+
+
+def write_texts(out: Path, texts: Mapping[str, str]) -> None:
+    """Write each text into its file of the folder."""
     for name, text in texts.items():
         write_text(out / name, text)
 

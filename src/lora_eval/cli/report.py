@@ -29,7 +29,7 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     from lora_eval.schema import dump_record
 
     stored = load_stored(folder)
-    write_reports(stored.comparison, stored.runs, folder, stored.verifications)
+    write_reports(stored, folder)
     if as_json:
         click.echo(dump_record(stored.comparison), nl=False)
     elif quiet:

@@ -5,6 +5,8 @@ A missing value is a dash, never a zero.
 
 from __future__ import annotations
 
+import math
+
 from lora_eval.records import Pair, TaskComparison
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
 
@@ -35,10 +37,8 @@ def difference_text(task: TaskComparison, value: float | None) -> str:
     """A signed difference: `+12.5` (points), with a true minus sign below 0."""
     if value is None:
         return DASH
-    text = f"{100 * value:+.1f}" if is_share(task) else _signed(value)
-    if float(text) == 0:
-        text = text.lstrip("+-") if value == 0 else text
-    return text.replace("-", MINUS)
+    text = f"{100 * value:+.1f}" if is_share(task) else f"{value:+,.{_decimals(task)}f}"
+    return (text.lstrip("+-") if value == 0 else text).replace("-", MINUS)
 
 
 def size_text(task: TaskComparison, value: float | None) -> str:
@@ -95,6 +95,7 @@ def gain(task: TaskComparison, value: float | None) -> float | None:
     return value if task.higher_is_better else -value
 
 
-def _signed(value: float) -> str:
-    text = plain(value)
-    return text if value <= 0 else f"+{text}"
+def _decimals(task: TaskComparison) -> int:
+    """Decimals of a difference: one digit more than the means have, so that it never reads as scientific."""
+    largest = max((abs(mean) for mean in task.means.values() if mean), default=1.0)
+    return min(8, max(0, 3 - math.floor(math.log10(largest))))

@@ -52,7 +52,9 @@ def estimate_pair(
     paired = pair_rows(rows[pair[0]], rows[pair[1]], unit.metric, pair)
     figures = [unit.figure(runs[name]) for name in pair]
     own = [aggregate(list(rows[name].values()), unit.metric) for name in pair]
-    if all(same_figure(figure, mine) for figure, mine in zip(figures, own, strict=True)):
+    if any(not rows[name] for name in pair) or all(
+        same_figure(figure, mine) for figure, mine in zip(figures, own, strict=True)
+    ):
         return estimate_metric(paired, unit.metric, level), paired.missing
     return whole_task_estimate(figures, len(paired.first), level), paired.missing
 

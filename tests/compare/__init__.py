@@ -1,0 +1,1 @@
+"""The compare stage: pairing, tests, verdicts and what is written."""
