@@ -6,6 +6,7 @@ from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult
 from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
+from lora_eval.records.training import LossPoint, ReloadCheck, RowCounts, TrainingLog
 from lora_eval.records.variant import Lineage, Step, Variant, VariantKind
 from lora_eval.records.verification import Divergence, Verification
 
@@ -20,15 +21,19 @@ __all__ = [
     "Hardware",
     "Lineage",
     "LoadedRun",
+    "LossPoint",
     "Pair",
     "Recipe",
     "Record",
+    "ReloadCheck",
+    "RowCounts",
     "Run",
     "SampleRow",
     "Step",
     "TaskComparison",
     "TaskEntry",
     "TaskResult",
+    "TrainingLog",
     "Variant",
     "VariantKind",
     "Verdict",
