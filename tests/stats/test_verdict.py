@@ -115,6 +115,18 @@ def test_inconclusive_names_the_n_that_would_decide():
     assert verdict.verdict == "inconclusive"
     assert verdict.n_needed == pytest.approx(mcnemar_n(0.2, 0.04), rel=0.02)
     assert judge(binary(20, 20, 160), 1.0, higher_is_better=True).n_needed is None
+    among_ten = judge(found, 1.0, higher_is_better=True, tests=10)
+    assert among_ten.n_needed == pytest.approx(mcnemar_n(0.2, 0.04, level=0.995), rel=0.03)
+
+
+def test_items_needed_to_hold_a_margin():
+    found = binary(20, 20, 160)
+    verdict = judge(found, 1.0, higher_is_better=True, margin=0.05, tests=10)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.n_needed == pytest.approx(mcnemar_n(0.2, 0.05), rel=0.02)
+    assert judge(found, 1.0, higher_is_better=False, margin=0.05).n_needed == pytest.approx(
+        verdict.n_needed, abs=1
+    )
 
 
 def test_few_pairs_and_no_change_have_their_own_text():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lora_eval.records import Comparison, LoadedRun, Verification
 from lora_eval.reports.items import BYTES, changed_items
 from lora_eval.reports.methods import methods_text
-from lora_eval.reports.page import render_template
+from lora_eval.reports.page import flatten, render_template
 from lora_eval.reports.plot import forest_svg, legend_html
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
@@ -42,15 +41,3 @@ def render_html(
         controls=flatten(comparison.controls),
         timing=comparison.timing,
     )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested values as lines `a.b.c`, value: controls and timing are open records."""
-    lines: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            lines += flatten(value, f"{name}.")
-        else:
-            lines.append((name, value))
-    return lines

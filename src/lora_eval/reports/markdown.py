@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lora_eval.records import Comparison, Verification
 from lora_eval.reports.methods import methods_text
-from lora_eval.reports.page import render_template
+from lora_eval.reports.page import flatten, render_template
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
 
@@ -19,6 +19,7 @@ def render_markdown(comparison: Comparison, verifications: Sequence[Verification
         headline=headline(comparison),
         findings=findings(comparison, verifications),
         pairs=[(a, b, rows_of(comparison, a, b)) for a, b in pair_names(comparison)],
+        controls=flatten(comparison.controls),
         methods=methods_text(comparison),
         cell=table_cell,
     )

@@ -15,7 +15,7 @@ from lora_eval.records import Comparison, Pair, TaskComparison
 from lora_eval.reports.numbers import difference_text, gain, is_share
 from lora_eval.reports.words import LABELS, mark, row_text
 
-WIDTH, LABEL, RIGHT, LINE = 960, 220, 130, 22
+WIDTH, LABEL, RIGHT, LINE = 980, 220, 150, 22
 MARKERS = ("circle", "square", "diamond", "triangle")
 
 

@@ -48,11 +48,18 @@ def mcnemar_mde(n: int, changed: int, level: float = 0.95, power: float = POWER)
     return high
 
 
-def needed_n(n: int, mde: float | None, distance: float) -> int | None:
-    """Return how many items would find `distance` with the same power, the spread being as seen.
+def needed_n(
+    n: int, mde: float | None, distance: float, *, tests: int = 1, level: float = 0.95, power: float = POWER
+) -> int | None:
+    """Return how many items would find `distance` with `power`, the spread being as seen.
 
-    The smallest detectable difference shrinks with the square root of n. None where nothing is to be found.
+    `mde` is the smallest detectable difference at this n; it shrinks with the square root of n. `tests`
+    p-values are corrected together: the worst case of Holm's method, level 1 - alpha / tests, counts. None
+    where nothing is to be found.
     """
     if mde is None or distance <= 0:
         return None
-    return max(n, math.ceil(n * (mde / distance) ** 2))
+    z_a, z_b = _quantiles(level, power)
+    strict = _quantiles(1.0 - (1.0 - level) / tests, power)[0]
+    factor = (strict + z_b) / (z_a + z_b)
+    return max(n, math.ceil(n * (factor * mde / distance) ** 2))

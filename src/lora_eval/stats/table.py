@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lora_eval.records import LoadedRun, Pair, TaskComparison
 from lora_eval.stats.estimate import Estimate
@@ -18,9 +19,24 @@ from lora_eval.stats.pairing import (
     whole_task_estimate,
 )
 from lora_eval.stats.tasks import Unit
-from lora_eval.stats.verdict import judge
+from lora_eval.stats.verdict import Judgement, judge
 
 PairNames = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One pair of arms on one unit: the estimate, the items left out, and (where a verdict rests on it) its
+    p-value adjusted among `tests`.
+    """
+
+    estimate: Estimate
+    missing: int
+    p_adjusted: float | None = None
+    tests: int = 1
+
+
+Lines = dict[Unit, dict[PairNames, Line]]
 
 
 def build_tasks(
@@ -32,12 +48,11 @@ def build_tasks(
         InputError: an item stands twice in a run, or was asked with two different prompts.
     """
     indexed = {unit: index_unit(runs, unit) for unit in units}
-    estimates = {
-        unit: {pair: estimate_pair(runs, unit, indexed[unit], pair, level) for pair in pairs}
-        for unit in units
+    lines = {
+        unit: {pair: compare_pair(runs, unit, indexed[unit], pair, level) for pair in pairs} for unit in units
     }
-    adjusted = adjust(units, pairs, estimates)
-    return tuple(build_task(runs, unit, indexed[unit], pairs, estimates[unit], adjusted) for unit in units)
+    adjust(lines, pairs)
+    return tuple(build_task(runs, unit, indexed[unit], lines[unit]) for unit in units)
 
 
 def index_unit(runs: Mapping[str, LoadedRun], unit: Unit) -> dict[str, Rows]:
@@ -45,42 +60,31 @@ def index_unit(runs: Mapping[str, LoadedRun], unit: Unit) -> dict[str, Rows]:
     return {name: index_rows(run.rows, unit.leaves, unit.filter, name) for name, run in runs.items()}
 
 
-def estimate_pair(
+def compare_pair(
     runs: Mapping[str, LoadedRun], unit: Unit, rows: Mapping[str, Rows], pair: PairNames, level: float
-) -> tuple[Estimate, int]:
+) -> Line:
     """Return the estimate of one pair on one task and metric, and the items that were left out."""
     paired = pair_rows(rows[pair[0]], rows[pair[1]], unit.metric, pair)
     figures = [unit.figure(runs[name]) for name in pair]
     own = [aggregate(list(rows[name].values()), unit.metric) for name in pair]
-    if any(not rows[name] for name in pair) or all(
-        same_figure(figure, mine) for figure, mine in zip(figures, own, strict=True)
-    ):
-        return estimate_metric(paired, unit.metric, level), paired.missing
-    return whole_task_estimate(figures, len(paired.first), level), paired.missing
+    unanswered = any(not rows[name] for name in pair)
+    if unanswered or all(same_figure(*figure) for figure in zip(figures, own, strict=True)):
+        return Line(estimate_metric(paired, unit.metric, level), paired.missing)
+    return Line(whole_task_estimate(figures, len(paired.first), level), paired.missing)
 
 
-Estimates = Mapping[Unit, Mapping[PairNames, tuple[Estimate, int]]]
-
-
-def adjust(
-    units: Sequence[Unit], pairs: Sequence[PairNames], estimates: Estimates
-) -> dict[tuple[Unit, PairNames], float | None]:
-    """Return Holm's adjusted p-values: for each pair of arms, over the metrics that verdicts rest on."""
-    primary = [unit for unit in units if unit.primary]
-    adjusted: dict[tuple[Unit, PairNames], float | None] = {}
+def adjust(lines: Lines, pairs: Sequence[PairNames]) -> None:
+    """Set Holm's adjusted p-values in `lines`: for each pair, over the metrics that verdicts rest on."""
+    primary = [unit for unit in lines if unit.primary]
     for pair in pairs:
-        values = holm([estimates[unit][pair][0].p_value for unit in primary])
-        adjusted |= {(unit, pair): value for unit, value in zip(primary, values, strict=True)}
-    return adjusted
+        p_values = [lines[unit][pair].estimate.p_value for unit in primary]
+        tests = max(1, sum(value is not None for value in p_values))
+        for unit, adjusted in zip(primary, holm(p_values), strict=True):
+            lines[unit][pair] = replace(lines[unit][pair], p_adjusted=adjusted, tests=tests)
 
 
 def build_task(
-    runs: Mapping[str, LoadedRun],
-    unit: Unit,
-    rows: Mapping[str, Rows],
-    pairs: Sequence[PairNames],
-    estimates: Mapping[PairNames, tuple[Estimate, int]],
-    adjusted: Mapping[tuple[Unit, PairNames], float | None],
+    runs: Mapping[str, LoadedRun], unit: Unit, rows: Mapping[str, Rows], lines: Mapping[PairNames, Line]
 ) -> TaskComparison:
     """Return the record of one task and metric."""
     answered = [_valued(rows[name], unit.metric) for name in runs]
@@ -94,22 +98,26 @@ def build_task(
         primary=unit.primary,
         n=len(common),
         means={name: unit.mean(run, list(rows[name].values())) for name, run in runs.items()},
-        pairs=tuple(build_pair(unit, pair, *estimates[pair], adjusted.get((unit, pair))) for pair in pairs),
+        pairs=tuple(build_pair(unit, pair, line) for pair, line in lines.items()),
         dropped_items=len(any_arm) - len(common),
     )
 
 
-def build_pair(
-    unit: Unit, pair: PairNames, estimate: Estimate, missing: int, p_adjusted: float | None
-) -> Pair:
+def build_pair(unit: Unit, pair: PairNames, line: Line) -> Pair:
     """Return the record of one pair: wins and losses in the metric's better direction, and the verdict."""
-    found = judge(estimate, p_adjusted, higher_is_better=unit.higher_is_better, margin=unit.margin)
-    verdict, reason, needed = found.verdict, found.reason, found.n_needed
-    if not unit.primary:
-        verdict, reason, needed = "inconclusive", "reported beside the main metric, not judged", None
+    estimate = line.estimate
     wins, losses = estimate.higher, estimate.lower
     if not unit.higher_is_better:
         wins, losses = losses, wins
+    judgement = Judgement("inconclusive", "reported beside the main metric, not judged", None)
+    if unit.primary:
+        judgement = judge(
+            estimate,
+            line.p_adjusted,
+            higher_is_better=unit.higher_is_better,
+            margin=unit.margin,
+            tests=line.tests,
+        )
     return Pair(
         a=pair[0],
         b=pair[1],
@@ -119,17 +127,17 @@ def build_pair(
         ci_high=estimate.ci_high,
         level=estimate.level,
         p_value=estimate.p_value,
-        p_adjusted=p_adjusted,
+        p_adjusted=line.p_adjusted,
         method=estimate.method,
         wins=wins,
         losses=losses,
         ties=estimate.ties,
         mde=estimate.mde,
         margin=unit.margin,
-        verdict=verdict,
-        reason=reason,
-        n_needed=needed,
-        missing=missing,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        n_needed=judgement.n_needed,
+        missing=line.missing,
         ratio=estimate.ratio,
         ratio_low=estimate.ratio_low,
         ratio_high=estimate.ratio_high,

@@ -36,8 +36,12 @@ def judge(
     *,
     higher_is_better: bool,
     margin: float | None = None,
+    tests: int = 1,
 ) -> Judgement:
-    """Return the verdict on an estimate; `p_adjusted` None means that no test applies."""
+    """Return the verdict on an estimate.
+
+    `p_adjusted` None means that no test applies; `tests` is how many p-values it was adjusted among.
+    """
     low, high = gain_bounds(estimate, higher_is_better=higher_is_better)
     caution = _caution(estimate)
     tested = p_adjusted is not None and p_adjusted < 1.0 - estimate.level
@@ -49,7 +53,7 @@ def judge(
         return Judgement("worse", _join(within, caution), None)
     if safe:
         return Judgement("not_worse", caution, None)
-    needed = _needed(estimate, higher_is_better, margin)
+    needed = _needed(estimate, higher_is_better, margin, tests)
     return Judgement(
         "inconclusive", _join(estimate.reason, caution, _undecided(estimate, p_adjusted)), needed
     )
@@ -84,12 +88,16 @@ def _undecided(estimate: Estimate, p_adjusted: float | None) -> str | None:
     return None
 
 
-def _needed(estimate: Estimate, higher_is_better: bool, margin: float | None) -> int | None:
+def _needed(estimate: Estimate, higher_is_better: bool, margin: float | None, tests: int) -> int | None:
+    """The fewest items that would decide either way: a difference found, or the margin held."""
     if estimate.difference is None:
         return None
     gain = estimate.difference if higher_is_better else -estimate.difference
-    distance = abs(gain) if margin is None or gain + margin <= 0 else max(abs(gain), gain + margin)
-    return needed_n(estimate.n, estimate.mde, distance)
+    ways = [needed_n(estimate.n, estimate.mde, abs(gain), tests=tests, level=estimate.level)]
+    if margin is not None:
+        # The bound against the margin is the printed interval's, which is not corrected.
+        ways.append(needed_n(estimate.n, estimate.mde, gain + margin, level=estimate.level))
+    return min((n for n in ways if n is not None), default=None)
 
 
 def _join(*parts: str | None) -> str | None:
