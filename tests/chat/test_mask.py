@@ -97,3 +97,17 @@ def test_a_tokenizer_that_maps_no_characters_is_refused() -> None:
     set_template(slow, load_template("qwen2.5"))
     with pytest.raises(TemplateError, match="needs a fast tokenizer"):
         assistant_mask(slow, ONE)
+
+
+def test_an_answer_that_merges_with_the_prompt_is_counted(tokenizer: Callable[[str], Any]) -> None:
+    own = tokenizer("qwen2.5")
+    set_template(own, load_template("qwen2.5"))
+    assert len(own.encode("\n\n")) == 1, "the test needs a tokenizer that merges two newlines"
+    shifted = [ONE[0], {"role": "assistant", "content": "\n"}]
+    report = mask_report(own, [ONE, shifted, [*ONE, *shifted]])
+    assert report.merged == (1, 2)
+    assert "2 rows whose answer begins with white space and merges with the prompt" in report.summary
+    # So it is: the row does not begin with the ids that serving gives for the same prompt.
+    prompt = own.apply_chat_template(ONE[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert assistant_mask(own, ONE)[0][: len(prompt)] == prompt
+    assert assistant_mask(own, shifted)[0][: len(prompt)] != prompt

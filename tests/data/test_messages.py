@@ -155,3 +155,12 @@ def test_a_missing_file_a_folder_and_another_encoding_are_errors(tmp_path: Path)
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9", "completion": ""}')
     assert _error(path).endswith("line 1: is not UTF-8 (byte 16 of the line)")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_array_is_named_once(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([{"messages": CHAT}] * 3, indent=indent))
+    error = _error(path)
+    assert error.startswith(f"{path}: is one JSON array; expected JSON lines")
+    assert "\n" not in error

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lora_eval.chat.mask import Messages, mask_with_text
+from lora_eval.chat.mask import mask_with_text
+from lora_eval.chat.render import Messages, Rendered, render
 from lora_eval.errors import TemplateError
 from lora_eval.records import ChatTemplate
 
@@ -77,9 +78,7 @@ def check_template(
     names = {} if tokenizer is None else tokenizer.special_tokens_map
     special = {"bos_token": "<bos>", "eos_token": "<eos>", **names}
     for number, messages in enumerate(conversations):
-        default, training = (
-            _render(text, messages, special) for text in (template.default, template.training)
-        )
+        default, training = (_try(text, messages, special) for text in (template.default, template.training))
         if default is None and training is None:
             refused += 1
             continue
@@ -90,36 +89,12 @@ def check_template(
     return TemplateCheck(len(conversations), refused, tuple(problems))
 
 
-def trained_spans(rendered: Rendered) -> list[str]:
-    """Return the texts inside the marks, in order."""
-    return [rendered.text[start:end] for start, end in rendered.spans]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as text, and where the marks stand in it."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-
-
-def _render(text: str, messages: Messages, special: dict[str, Any]) -> Rendered | None:
+def _try(text: str, messages: Messages, special: dict[str, Any]) -> Rendered | None:
     """The rendered conversation, or None where the template refuses it."""
-    from jinja2.exceptions import TemplateError as JinjaError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    from lora_eval.chat.templates import has_marks
-
     try:
-        rendered, spans = render_jinja_template(
-            conversations=[list(messages)],
-            chat_template=text,
-            return_assistant_tokens_mask=has_marks(text),
-            **special,
-        )
-    except (JinjaError, TypeError):
+        return render(text, messages, special)
+    except TemplateError:  # not lost: counted as refused, or reported where only one text does it
         return None
-    return Rendered(rendered[0], tuple(spans[0]) if spans else ())
 
 
 def _compare(
@@ -135,7 +110,7 @@ def _compare(
             f"training {training.text[at : at + 30]!r}"
         ]
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    spans = trained_spans(training)
+    spans = training.marked
     if len(spans) != len(answers):
         return [f"{len(answers)} assistant turns, and {len(spans)} marked parts"]
     return list(_span_problems(answers, spans, stop_tokens))

@@ -1,22 +1,22 @@
 """Which tokens of a conversation train, and what `max_length` takes away from them.
 
 The mask is the one that TRL's SFTTrainer computes with `assistant_only_loss`: transformers maps the
-character spans inside `{% generation %}` to tokens. A token that straddles a mark's edge counts as trained.
+character spans inside `{% generation %}` to tokens. A token that straddles a mark's edge counts as trained,
+which happens where an answer begins with white space that the tokenizer merges with the end of the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_eval.chat.render import Messages, refused, render
 from lora_eval.chat.templates import named_text
 from lora_eval.errors import TemplateError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Messages = Sequence[dict[str, str]]
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class MaskReport:
     `tokens` and `trained_tokens` are what is left within `max_length`. `cut` rows are longer than it;
     `without_end` are cut rows whose last assistant turn has lost its end-of-turn token; `untrained` rows
     have no trained token left: TRL drops them without a word, or, when packing, keeps them for nothing.
+    `merged` rows have an answer whose first token also holds the end of the prompt: asked for an answer,
+    the model never sees that token, so it was trained on another prompt than it is served.
     """
 
     rows: int
@@ -35,6 +37,7 @@ class MaskReport:
     cut: tuple[int, ...] = ()
     without_end: tuple[int, ...] = ()
     untrained: tuple[int, ...] = ()
+    merged: tuple[int, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -44,7 +47,13 @@ class MaskReport:
         if self.cut:
             text += f"; {len(self.cut)} rows cut at max_length {self.max_length}"
             text += f", {len(self.without_end)} of them inside the last answer"
-        return text + (f"; {len(self.untrained)} rows without a trained token" if self.untrained else "")
+        if self.untrained:
+            text += f"; {len(self.untrained)} rows without a trained token"
+        if self.merged:
+            text += (
+                f"; {len(self.merged)} rows whose answer begins with white space and merges with the prompt"
+            )
+        return text
 
 
 def assistant_mask(
@@ -63,23 +72,7 @@ def mask_with_text(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str
 ) -> tuple[list[int], list[int]]:
     """`assistant_mask` with the template's text itself."""
-    from jinja2.exceptions import TemplateError as JinjaError
-
-    if not tokenizer.is_fast:
-        raise TemplateError("the mask needs a fast tokenizer (tokenizer.json): this one maps no characters")
-    try:
-        encoded = tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=text,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-    except (JinjaError, TypeError) as error:
-        roles = ", ".join(str(message.get("role")) for message in messages)
-        raise TemplateError(
-            f"the chat template does not render a conversation of roles {roles}: {error}"
-        ) from error
+    encoded = _encode(tokenizer, messages, text)
     return list(encoded["input_ids"]), list(encoded["assistant_masks"])
 
 
@@ -93,17 +86,47 @@ def mask_report(
     """Return what of the conversations trains when each keeps its first `max_length` tokens (None: all)."""
     text = named_text(tokenizer, template)
     rows = tokens = trained = 0
-    cut: list[int] = []
-    without_end: list[int] = []
-    untrained: list[int] = []
+    found: dict[str, list[int]] = {"cut": [], "without_end": [], "untrained": [], "merged": []}
     for row, messages in enumerate(conversations):
-        ids, mask = mask_with_text(tokenizer, messages, text)
+        encoded = _encode(tokenizer, messages, text)
+        mask = encoded["assistant_masks"]
         kept = mask[:max_length]
         rows, tokens, trained = row + 1, tokens + len(kept), trained + sum(kept)
-        if len(ids) > len(kept):
-            cut.append(row)
-            if any(mask[len(kept) :]):
-                without_end.append(row)
-        if not any(kept):
-            untrained.append(row)
-    return MaskReport(rows, tokens, trained, max_length, tuple(cut), tuple(without_end), tuple(untrained))
+        facts = {
+            "cut": len(mask) > len(kept),
+            "without_end": any(mask[len(kept) :]),
+            "untrained": not any(kept),
+            "merged": _is_merged(tokenizer, encoded, messages, text),
+        }
+        for fact, holds in facts.items():
+            if holds:
+                found[fact].append(row)
+    return MaskReport(rows, tokens, trained, max_length, **{fact: tuple(at) for fact, at in found.items()})
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> BatchEncoding:
+    from jinja2.exceptions import TemplateError as JinjaError
+
+    if not tokenizer.is_fast:
+        raise TemplateError("the mask needs a fast tokenizer (tokenizer.json): this one maps no characters")
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages),
+            chat_template=text,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except (JinjaError, TypeError) as error:
+        raise refused(messages, error) from error
+
+
+def _is_merged(
+    tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding, messages: Messages, text: str
+) -> bool:
+    """True where a marked part begins inside a token."""
+    for start, _ in render(text, messages, tokenizer.special_tokens_map).spans:
+        token = encoded.char_to_token(start)
+        if token is not None and encoded.token_to_chars(token).start < start:
+            return True
+    return False

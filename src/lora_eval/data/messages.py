@@ -18,6 +18,7 @@ Conversation = list[Message]
 
 ROLES = ("system", "user", "assistant", "tool")
 _SHOWN = 20
+_JSONL = "for example: jq -c '.[]' old.json > new.jsonl"
 _HELP = 'expected {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": ..., "completion": ...}'
 
 
@@ -68,6 +69,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if content.lstrip().startswith((b"[\n", b"[\r", b"[{", b"[ ")):
+        raise DataError(f"{path}: is one JSON array; expected JSON lines, one conversation a line ({_JSONL})")
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             yield number, line
