@@ -85,6 +85,7 @@ class SuiteResult:
     results: list[TaskResult]
     task_versions: dict[str, str] = field(default_factory=dict)
     dropped_items: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
