@@ -93,3 +93,22 @@ def test_an_unknown_template_ends_with_status_2(run_cli: Callable[..., Any], nam
     assert result.status == 2
     assert result.stdout == ""
     assert "Did you mean 'llama3'?" in result.stderr or "no such file" in result.stderr
+
+
+def test_check_counts_what_of_a_data_file_trains(
+    run_cli: Callable[..., Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "chats.jsonl"
+    rows = [{"prompt": "Hi", "completion": "Hello"}, {"prompt": "Count", "completion": "1 2 3 4 5 6 7 8"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("template", "check", "qwen2.5", "--tokenizer", tiny_llama, "--data", data)
+    counted = json.loads(run_cli(*arguments, "--json").stdout)["data"]
+    assert (counted["rows"], counted["trained_tokens"], counted["cut"]) == (2, len("Hello") + 15 + 2, [])
+    shown = run_cli(*arguments, "--max-length", "110").stdout
+    assert "1 rows cut at max_length 110, 1 of them inside the last answer" in shown
+
+    result = run_cli("template", "check", "qwen2.5", "--data", data)
+    assert result.status == 2
+    assert "--data needs --tokenizer" in result.stderr
+    data.write_text("{")
+    assert run_cli(*arguments).status == 2

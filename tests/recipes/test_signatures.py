@@ -142,5 +142,6 @@ def test_what_fits_an_annotation(value: Any, annotation: Any, fitting: bool) -> 
 
 def test_annotations_in_words() -> None:
     assert describe(list[str] | str | None) == "a list or text or null"
+    assert describe(str | None | list[str]) == "a list or text or null"
     assert describe(dict[str, int] | bool) == "a mapping or true or false"
     assert describe(Literal["a", 1]) == "'a' or 1"

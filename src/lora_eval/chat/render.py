@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_eval.chat.templates import has_marks
 from lora_eval.errors import TemplateError
 
 Messages = Sequence[dict[str, str]]
@@ -32,8 +33,6 @@ def render(template: str, messages: Messages, special_tokens: Mapping[str, Any])
     """
     from jinja2.exceptions import TemplateError as JinjaError
     from transformers.utils.chat_template_utils import render_jinja_template
-
-    from lora_eval.chat.templates import has_marks
 
     try:
         rendered, spans = render_jinja_template(

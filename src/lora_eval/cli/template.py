@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from lora_eval.errors import OutputError, TemplateError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lora_eval.chat import MaskReport
     from lora_eval.chat.check import TemplateCheck
     from lora_eval.records import ChatTemplate
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine output on stdout.")
 _folder = click.Path(path_type=Path)
+_SHOWN = 20
 
 
 @click.group()
@@ -121,8 +124,10 @@ def apply(name: str, folder: Path, out: Path) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--tokenizer", "folder", type=_folder, help="Check by token with the tokenizer of this folder.")
+@click.option("--data", type=_folder, help="Check on these conversations too, and count what trains of them.")
+@click.option("--max-length", type=click.IntRange(min=1), help="Count what this length cuts off.")
 @_json
-def check(name: str, folder: Path | None, as_json: bool) -> int:
+def check(name: str, folder: Path | None, data: Path | None, max_length: int | None, as_json: bool) -> int:
     r"""Prove that the training text renders the default's bytes and marks what the assistant wrote.
 
     With --tokenizer also by token; a conversation is shown with its trained tokens coloured (or between
@@ -131,23 +136,35 @@ def check(name: str, folder: Path | None, as_json: bool) -> int:
     \b
     Example:
       lora-eval template check ./mine.jinja --tokenizer ./base
+      lora-eval template check qwen2.5 --tokenizer ./base --data chats.jsonl --max-length 2048
     """
-    from lora_eval.chat import load_template
-    from lora_eval.chat.check import check_template
+    from lora_eval.chat import load_template, mask_report, set_template
+    from lora_eval.chat.check import PROBES, check_template
+    from lora_eval.data import read_conversations
     from lora_eval.models import load_tokenizer
 
+    if data is not None and folder is None:
+        raise click.UsageError("--data needs --tokenizer: what trains is counted in tokens")
     template = load_template(name)
     tokenizer = load_tokenizer(folder) if folder else None
-    result = check_template(template, tokenizer)
+    conversations = read_conversations(data) if data else []
+    result = check_template(template, tokenizer, [*PROBES, *conversations])
+    report = None
+    if tokenizer is not None and conversations and result.passed:
+        set_template(tokenizer, template)
+        report = mask_report(tokenizer, conversations, max_length=max_length)
     if as_json:
-        _echo_json(template, result, tokenizer)
+        _echo_json(template, result, tokenizer, report)
     else:
-        _echo_text(template, result, tokenizer)
+        _echo_text(template, result, tokenizer, report)
     return 0 if result.passed else 3
 
 
 def _echo_json(
-    template: ChatTemplate, result: TemplateCheck, tokenizer: PreTrainedTokenizerBase | None
+    template: ChatTemplate,
+    result: TemplateCheck,
+    tokenizer: PreTrainedTokenizerBase | None,
+    report: MaskReport | None,
 ) -> None:
     data: dict[str, object] = {
         "template": template.name,
@@ -160,22 +177,31 @@ def _echo_json(
         data["tokens"] = [
             {"text": text, "trained": trained} for text, trained in _tokens(template, tokenizer)
         ]
+    if report is not None:
+        data["data"] = asdict(report)
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def _echo_text(
-    template: ChatTemplate, result: TemplateCheck, tokenizer: PreTrainedTokenizerBase | None
+    template: ChatTemplate,
+    result: TemplateCheck,
+    tokenizer: PreTrainedTokenizerBase | None,
+    report: MaskReport | None,
 ) -> None:
     refused = f", {result.refused} refused by both texts" if result.refused else ""
     click.echo(f"template '{template.name}': {result.conversations} conversations{refused}")
-    for problem in result.problems:
+    for problem in result.problems[:_SHOWN]:
         click.echo(f"  {problem}")
+    if len(result.problems) > _SHOWN:
+        click.echo(f"  and {len(result.problems) - _SHOWN} more; --json has all")
     if tokenizer is not None:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         for text, trained in _tokens(template, tokenizer):
             marked = click.style(text, fg="green", bold=True) if colour else f"[{text}]"
             click.echo(marked if trained else text, nl=False)
         click.echo()
+    if report is not None:
+        click.echo(report.summary)
     click.echo("safe to train with" if result.passed else "NOT safe to train with")
 
 

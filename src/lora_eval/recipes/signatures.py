@@ -103,7 +103,8 @@ def describe(annotation: Any) -> str:
     """Return the annotation in words for a person who writes YAML."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(form) for form in get_args(annotation)))
+        # Sorted: typing keeps one of two equal unions, so their order is that of whoever came first.
+        return " or ".join(sorted(set(map(describe, get_args(annotation))), key=lambda w: (w == "null", w)))
     if origin is Literal:
         return " or ".join(repr(option) for option in get_args(annotation))
     words = {
