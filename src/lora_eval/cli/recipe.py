@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,8 @@ def validate(names: tuple[str, ...], as_json: bool) -> int:
     Example:
       lora-eval recipe validate mine.yaml qlora-llama3-8b
     """
-    results = {name: _problems(name) for name in names}
+    with _loading_libraries():
+        results = {name: _problems(name) for name in names}
     if as_json:
         rows = [{"recipe": name, "valid": not found, "problems": found} for name, found in results.items()]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -139,7 +141,16 @@ def schema() -> None:
     """
     from lora_eval.recipes.json_schema import recipe_json_schema
 
-    click.echo(json.dumps(recipe_json_schema(), indent=2))
+    with _loading_libraries():
+        found = recipe_json_schema()
+    click.echo(json.dumps(found, indent=2))
+
+
+def _loading_libraries() -> AbstractContextManager[object]:
+    """A spinner on a terminal's stderr: the imports take seconds."""
+    from rich.console import Console
+
+    return Console(stderr=True).status("reading the installed peft, transformers and trl")
 
 
 def _show_origins(found: ResolvedRecipe) -> None:
