@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -150,14 +152,39 @@ def test_constraints_pin_every_requirement_once() -> None:
     lines = (CHECKOUT / "constraints" / "cpu.txt").read_text("utf-8").splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     names = [name.lower().replace("_", "-").replace(".", "-") for name, _ in pins]
-    required = distribution("lora-eval").requires or []
-    wanted = {
-        text.split(";")[0].split("[")[0].split(">")[0].split("<")[0].strip().lower().replace("_", "-")
-        for text in required
+    assert len(names) == len(set(names))
+    assert required_names() - {"lora-eval"} <= set(names)
+
+
+def imported_by(path: Path) -> set[str]:
+    """Top-level packages that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    imported = set().union(*(imported_by(path) for path in (CHECKOUT / "src").rglob("*.py")))
+    distributions = packages_distributions()
+    libraries = imported - sys.stdlib_module_names - {"lora_eval", "__future__"}
+    owners = {
+        name: {owner.lower().replace("_", "-") for owner in distributions.get(name, [])} for name in libraries
     }
 
-    assert len(names) == len(set(names))
-    assert wanted - {"lora-eval"} <= set(names)
+    assert {name for name, found in owners.items() if not found & required_names()} == set()
+
+
+def required_names() -> set[str]:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    texts = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    return {re.split(r"[\s\[<>=;!~]", text)[0].lower().replace("_", "-") for text in texts}
 
 
 def test_this_python_is_one_that_we_support() -> None:
