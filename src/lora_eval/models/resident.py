@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_eval.errors import ModelError
 from lora_eval.models.adapters import check_adapter
 from lora_eval.models.locate import read_config, resolve_model
+from lora_eval.models.quiet import no_bars, without_gptqmodel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,7 +106,7 @@ def load_base(
     try:
         if quantization:
             options["quantization_config"] = BitsAndBytesConfig(**quantization)
-        with _no_progress_bars():
+        with no_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{folder}: transformers cannot load this model: {_first_line(error)}") from error
@@ -148,11 +149,14 @@ def open_resident(
     model = load_base(base, dtype=dtype, quantization=quantization, device=device)
     notes = (f"base quantized with bitsandbytes: {_shown(quantization)}",) if quantization else ()
     arms: dict[str, str | None] = {base_name: None}
-    peft = _attach_identity(model) if identity_control else None
-    for number, (name, folder) in enumerate(adapters.items()):
-        # Not the arm's name: PEFT's names may hold no dot.
-        arms[name] = f"arm{number}"
-        peft = _attach(peft or model, folder, f"arm{number}")
+    # PEFT asks gptqmodel whether a layer is one of its own; for other bases that import is 2 s for nothing.
+    is_gptq = getattr(model.config, "quantization_config", None) and not quantization
+    with contextlib.nullcontext() if is_gptq else without_gptqmodel():
+        peft = _attach_identity(model) if identity_control else None
+        for number, (name, folder) in enumerate(adapters.items()):
+            # Not the arm's name: PEFT's names may hold no dot.
+            arms[name] = f"arm{number}"
+            peft = _attach(peft or model, folder, f"arm{number}")
     if identity_control:
         arms[IDENTITY] = "identity"
     if peft is not None:
@@ -193,19 +197,6 @@ def _attach_identity(model: Any) -> Any:
     config = LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(enabled=True):
         return get_peft_model(model, config, adapter_name="identity")
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _shown(quantization: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,7 @@ class LmEvalSuite:
         self.limit = limit
         self._include = task_folder(record, folder)
         self._loaded = self._load()
+        self.fingerprint = self._identity()
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -75,9 +75,13 @@ class LmEvalSuite:
             if list(item.tasks) != [item.entry.task]
         }
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """One identity for what is asked: record, task configurations, own files, lm-eval's version."""
+    @property
+    def task_names(self) -> list[str]:
+        """Every leaf task, in order."""
+        return [name for item in self._loaded for name in item.tasks]
+
+    def _identity(self) -> str:
+        """Return one text for what is asked: record, task configurations, own files, lm-eval's version."""
         tasks = {}
         for item in self._loaded:
             for name, task in item.tasks.items():
@@ -111,7 +115,7 @@ class LmEvalSuite:
             results += results_of(found)
             versions |= {name: str(value) for name, value in found["versions"].items()}
             cut.update(name for name, _ in truncated)
-        order = {name: i for i, name in enumerate(name for item in self._loaded for name in item.tasks)}
+        order = {name: place for place, name in enumerate(self.task_names)}
         rows.sort(key=lambda row: order[row.task])
         notes = [f"{name}: {n} prompts were cut on the left to fit the model" for name, n in cut.items()]
         return SuiteResult(rows, results, dict(sorted(versions.items())), notes=tuple(notes))

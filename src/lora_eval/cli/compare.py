@@ -1,0 +1,238 @@
+"""`lora-eval compare`: base and arms on the same items, tested, with a verdict for each task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_eval.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from lora_eval.evaluate import Arms, FolderArm
+    from lora_eval.records import Comparison
+
+_KINDS = ("merged", "gptq", "awq")
+_OURS = {"comparison.json", "report.md", "report.html", "runs"}
+_ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
+
+
+@click.command()
+@click.option("--base", required=True, metavar="ID_OR_PATH[@REV]", help="The model before fine-tuning.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="[NAME=]PATH[@REV]", help="A LoRA adapter; repeatable."
+)
+@click.option(
+    "--arm", "others", multiple=True, metavar="NAME=KIND:PATH", help="A merged or gptq folder; repeatable."
+)
+@click.option("--suite", "suites", multiple=True, metavar="NAME_OR_PATH", help="What to run; repeatable.")
+@click.option("--tasks", metavar="A,B", help="lm-eval tasks, groups or tags by name.")
+@click.option(
+    "--include-path", metavar="DIR", help="Folder with lm-eval task files of your own, for --tasks."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N items of every task.")
+@click.option("--num-fewshot", type=click.IntRange(min=0), help="Number of shots, for every task.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    help="auto: as trained, else as stored.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["auto", "nf4", "none"]),
+    default="auto",
+    help="The resident base; auto: as the adapter was trained.",
+)
+@click.option("--add-original", is_flag=True, help="Add the unquantized base as the arm base-16bit.")
+@click.option("--batch-tokens", default="auto", metavar="auto|N", help="Tokens of a batch, padding included.")
+@click.option("--seed", type=int, help="Seed of shots and sampling (default: the suite's).")
+@click.option("--margin", "margins", multiple=True, metavar="TASK=X", help="Loss that may pass; repeatable.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("comparison"), help="Folder; default: comparison."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print comparison.json on stdout.")
+@click.option("-q", "--quiet", "silent", is_flag=True, help="Print the verdict's sentence only.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what the libraries log.")
+def command(
+    base: str,
+    adapters: tuple[str, ...],
+    others: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    silent: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    r"""Score base and adapters on the same items and test the differences.
+
+    All adapters share one copy of the base's weights. The base of a QLoRA adapter is quantized as it was in
+    training, and the report says so. The base is first compared with itself: a difference that is not exactly
+    zero ends with status 3. Interrupted, the same command resumes with the next arm.
+
+    OUT holds comparison.json, report.html, report.md and runs/ARM/.
+
+    \b
+    Example:
+      lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
+      lora-eval compare --base org/model@v1 --adapter a=./a --adapter b=./b --tasks hellaswag,gsm8k
+      lora-eval compare --base ./base --adapter ./adapter --arm shipped=merged:./merged --suite pocket
+    """
+    from lora_eval.cli.progress import progress_bar
+    from lora_eval.models.quiet import quiet
+
+    with progress_bar(not silent) as progress, quiet(verbose):
+        comparison = _compare(base, adapters, others, out, options, progress)
+    _print(comparison, out, as_json=as_json, silent=silent)
+
+
+def _compare(
+    base: str,
+    adapters: tuple[str, ...],
+    others: tuple[str, ...],
+    out: Path,
+    options: dict[str, Any],
+    progress: Any,
+) -> Comparison:
+    from lora_eval.compare import compare_loaded, load_runs, write_comparison
+    from lora_eval.evaluate import evaluate_arms, open_suite
+
+    check_out(out)
+    batch_tokens = _batch_tokens(options["batch_tokens"])
+    margins = dict(_margin(text) for text in options["margins"])
+    tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
+    if options["include_path"] and not tasks:
+        raise InputError(
+            "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
+        )
+    if not tasks and not options["suites"]:
+        raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
+    arms = _arms(base, adapters, others, options)
+    arms.check()
+    progress("loading the tasks", 0, 1)
+    suite = open_suite(
+        options["suites"],
+        tasks=tasks,
+        include_path=options["include_path"],
+        limit=options["limit"],
+        num_fewshot=options["num_fewshot"],
+        seed=options["seed"],
+    )
+    if not arms.adapters and not arms.others:
+        raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
+    found = evaluate_arms(arms, suite, out / "runs", progress=progress, batch_tokens=batch_tokens)
+    runs = load_runs(found.runs)
+    comparison = compare_loaded(
+        runs,
+        suite=suite.record,
+        groups=suite.groups,
+        margins=margins,
+        controls=found.controls,
+        timing=found.timing,
+        notes=found.notes,
+        title=f"{', '.join(list(runs)[1:])} against {next(iter(runs))} on {suite.name}",
+    )
+    write_comparison(comparison, runs, out)
+    return comparison
+
+
+def check_out(out: Path) -> None:
+    """Raise OutputError where `out` holds something else than a comparison, or its disk is full."""
+    import shutil
+
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; --out names a folder")
+    other = sorted(path.name for path in out.iterdir() if path.name not in _OURS) if out.is_dir() else []
+    if other:
+        raise OutputError(
+            f"{out}: not empty, and no comparison (it holds {', '.join(other[:3])}); give a new --out"
+        )
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < _ROOM:
+        raise OutputError(
+            f"{out}: no space: {free // 1024:,} KiB are free there, at least {_ROOM // 1024:,} KiB are needed"
+        )
+
+
+def _arms(base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]) -> Arms:
+    from lora_eval.evaluate import Arms
+    from lora_eval.models import parse_arm, resolve_adapter, resolve_model
+
+    base_name, base_path, base_revision = parse_arm(base)
+    folder = resolve_model(base_path, base_revision)
+    named: dict[str, Path] = {}
+    revisions: dict[str, str | None] = {}
+    for text in adapters:
+        name, path, revision = parse_arm(text)
+        place = resolve_adapter(path, revision)
+        name = name or ("adapter" if len(adapters) == 1 else place.name)
+        if name in named:
+            raise InputError(f"--adapter {text}: the name '{name}' is taken; give it one with NAME={path}")
+        named[name], revisions[name] = place, revision
+    return Arms(
+        base=folder,
+        adapters=named,
+        others=tuple(_other(text) for text in others),
+        base_name=base_name or "base",
+        base_revision=base_revision,
+        revisions=revisions,
+        dtype=options["dtype"],
+        quantize=options["quantize"],
+        add_original=options["add_original"],
+    )
+
+
+def _other(text: str) -> FolderArm:
+    from lora_eval.evaluate import FolderArm
+    from lora_eval.models import parse_arm, resolve_model
+    from lora_eval.schema import suggest
+
+    name, equals, rest = text.partition("=")
+    kind, colon, path = rest.partition(":")
+    if not equals or not colon:
+        raise InputError(f"--arm {text}: expected NAME=KIND:PATH, for example shipped=merged:./merged")
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise InputError(f"--arm {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {known}")
+    _, place, revision = parse_arm(path)
+    parse_arm(f"{name}={place}")
+    return FolderArm(name, kind, resolve_model(place, revision), revision)  # type: ignore[arg-type]
+
+
+def _batch_tokens(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch-tokens {text}: expected auto or a number above 0")
+    return int(text)
+
+
+def _margin(text: str) -> tuple[str, float]:
+    task, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not equals or number <= 0:
+        raise InputError(f"--margin {text}: expected TASK=X with X above 0, in the metric's units")
+    return task, number
+
+
+def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:
+    from rich.console import Console
+
+    from lora_eval.reports.terminal import print_comparison
+    from lora_eval.reports.words import headline
+    from lora_eval.schema import dump_record
+
+    if as_json:
+        click.echo(dump_record(comparison), nl=False)
+    elif silent:
+        click.echo(headline(comparison))
+    else:
+        print_comparison(comparison, Console())
+    click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.html'} and {out / 'report.md'}", err=True)

@@ -1,0 +1,53 @@
+"""Before any figure counts: the base against itself must be exactly zero."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lora_eval.errors import ControlFailed
+from lora_eval.models import IDENTITY
+from lora_eval.protocols import Engine, Progress
+from lora_eval.records import SampleRow
+from lora_eval.suites.combined import CombinedSuite
+from lora_eval.suites.lm_eval import LmEvalSuite
+
+CONTROL_ITEMS = 8
+AnySuite = LmEvalSuite | CombinedSuite
+_HOW = {"determinism": "scored again", "identity": "through an adapter that does nothing"}
+
+
+def check_controls(engine: Engine, suite: AnySuite, base: str, progress: Progress) -> dict[str, Any]:
+    """Score some items of every task on the base twice, and once through an adapter that does nothing.
+
+    Raises:
+        ControlFailed: a number or answer differs; names task, item and both values.
+    """
+    started = time.perf_counter()
+    first, again, identity = (
+        suite.run(engine, arm, _labelled(progress, what), sample=CONTROL_ITEMS).rows
+        for arm, what in ((base, "control"), (base, "control, again"), (IDENTITY, "control, zero adapter"))
+    )
+    for name, rows in (("determinism", again), ("identity", identity)):
+        found = [_difference(a, b) for a, b in zip(first, rows, strict=True) if a != b]
+        if found:
+            raise ControlFailed(
+                f"control '{name}': the base {_HOW[name]} differs from itself on {len(found)} of "
+                f"{len(rows)} items, first {found[0]}; differences between arms would not be the adapter's"
+            )
+    seconds = round(time.perf_counter() - started, 3)
+    return {
+        "identity": {"items": len(first), "differences": 0, "passed": True},
+        "determinism": {"items": len(first), "differences": 0, "passed": True},
+        "seconds": seconds,
+    }
+
+
+def _labelled(progress: Progress, what: str) -> Progress:
+    return lambda _, done, total: progress(what, done, total)
+
+
+def _difference(a: SampleRow, b: SampleRow) -> str:
+    if a.log_likelihoods != b.log_likelihoods:
+        return f"task {a.task}, item {a.item_id}: log-likelihoods {a.log_likelihoods} and {b.log_likelihoods}"
+    return f"task {a.task}, item {a.item_id}: answers {a.output!r} and {b.output!r}"

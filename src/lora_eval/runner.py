@@ -1,0 +1,98 @@
+"""A suite on one arm of an engine, stored as a run; a run that is already there is not done again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lora_eval.models import hardware_info, package_versions
+from lora_eval.protocols import Engine, Progress, Suite
+from lora_eval.records import Run, Variant
+from lora_eval.runstore import has_run, read_run, write_run
+from lora_eval.schema import read_record
+
+# What decides an arm's answers: a stored run with all of these equal is the same run.
+_IDENTITY = (
+    "arm",
+    "suite_fingerprint",
+    "engine",
+    "dtype",
+    "quantization",
+    "seeds",
+    "limit",
+    "packages",
+    "status",
+)
+
+
+def run_suite(
+    suite: Suite,
+    engine: Engine,
+    arm: str,
+    folder: Path,
+    *,
+    variant: Variant,
+    progress: Progress,
+    quantization: dict[str, Any] | None = None,
+    limit: int | None = None,
+    seeds: dict[str, int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Run:
+    """Score the suite on the arm and store `run.json` and `samples.parquet` in `folder`.
+
+    Where the folder holds the same run (weights, suite, numbers, settings, packages), it is returned.
+
+    Raises:
+        TaskError: a task does not fit the model (see the suite).
+        OutputError: the folder cannot be written.
+    """
+    wanted = Run(
+        arm=arm,
+        variant=variant,
+        suite=suite.name,
+        suite_fingerprint=suite.fingerprint,
+        engine=engine.name,
+        dtype=engine.dtype,
+        quantization=quantization,
+        seeds=seeds or {},
+        limit=limit,
+        packages=package_versions(),
+        hardware=hardware_info(),
+        notes=notes,
+    )
+    stored = stored_run(folder, wanted)
+    if stored is not None:
+        progress(f"{arm}: kept from the run before", 1, 1)
+        return stored
+    started = time.perf_counter()
+    result = suite.run(engine, arm, progress)
+    run = wanted.model_copy(
+        update={
+            "results": tuple(result.results),
+            "task_versions": result.task_versions,
+            "dropped_items": result.dropped_items,
+            "prompt_tokens": sum(row.prompt_tokens or 0 for row in result.rows),
+            "wall_seconds": round(time.perf_counter() - started, 3),
+            "notes": (*notes, *result.notes),
+        }
+    )
+    write_run(folder, run, result.rows)
+    return run
+
+
+def stored_run(folder: Path, wanted: Run) -> Run | None:
+    """Return the run in the folder if it answers the same question, else None.
+
+    Raises:
+        RecordError: a run is there but cannot be read.
+    """
+    if not has_run(folder):
+        return None
+    run = read_record(folder / "run.json", Run)
+    same = all(getattr(run, name) == getattr(wanted, name) for name in _IDENTITY)
+    weights = (run.variant.kind, run.variant.fingerprint, run.variant.parent)
+    if not same or weights != (wanted.variant.kind, wanted.variant.fingerprint, wanted.variant.parent):
+        return None
+    read_run(folder)
+    return run
