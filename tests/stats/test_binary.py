@@ -156,3 +156,18 @@ def test_false_alarms_stay_below_the_level(n, p):
     covered, alarms = simulate(n, p, p, 0.7, 2000, seed=n)
     assert alarms < 0.05
     assert covered > 0.93
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(289, 23), (23, 289), (0, 60), (5, 1), (1, 0), (3000, 2900)])
+def test_tiny_p_values_keep_their_digits(wins, losses):
+    expected = scipy_stats.binomtest(wins, wins + losses).pvalue
+    assert mcnemar_exact(wins, losses) == pytest.approx(expected, rel=1e-10)
+
+
+def test_statistics_do_not_import_scipy_stats(run_python):
+    """A second of start-up on each `report`."""
+    code = (
+        "import sys; from lora_eval.stats import *; paired_binary([0, 1, 1], [1, 1, 0]);"
+        "paired_scores([1, 2, 3], [1, 3, 5]); holm([0.1]); sys.exit('scipy.stats' in sys.modules)"
+    )
+    assert run_python("-c", code).status == 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_eval.records import Comparison, LoadedRun, SampleRow, TaskComparison
-from lora_eval.stats.pairing import LIKELIHOOD_METRICS, ItemKey, likelihood_weight
+from lora_eval.stats.pairing import LIKELIHOOD_METRICS, Rows, index_rows, likelihood_weight, rows_of_tasks
 
 BYTES = 3_000_000
 PROMPT_CHARACTERS = 3_000
@@ -35,7 +35,8 @@ def changed_items(comparison: Comparison, runs: Mapping[str, LoadedRun], budget:
     """
     tasks = [task for task in comparison.tasks if task.primary]
     arms = [arm.name for arm in comparison.arms]
-    queues = [_changed(number, task, arms, runs) for number, task in enumerate(tasks)]
+    indexed = [index_rows(runs[arm].rows, arm) if arm in runs else {} for arm in arms]
+    queues = [_changed(number, task, arms, indexed) for number, task in enumerate(tasks)]
     total, shown, size = sum(map(len, queues)), list[dict[str, Any]](), 0
     for item in _in_turn(queues):
         size += len(json.dumps(item, ensure_ascii=False).encode()) + 1
@@ -69,24 +70,21 @@ def item_value(row: SampleRow, metric: str) -> float | None:
 
 
 def _changed(
-    number: int, task: TaskComparison, arms: Sequence[str], runs: Mapping[str, LoadedRun]
+    number: int,
+    task: TaskComparison,
+    arms: Sequence[str],
+    indexed: Sequence[Mapping[tuple[str, str], Rows]],
 ) -> list[dict[str, Any]]:
-    found: dict[ItemKey, list[SampleRow | None]] = {}
-    leaves = _leaves(task, runs)
-    for place, arm in enumerate(arms):
-        for row in runs[arm].rows if arm in runs else ():
-            if row.task in leaves and row.filter == task.filter:
-                key = (row.task, row.item_id, row.doc_hash, row.repeat)
-                found.setdefault(key, [None] * len(arms))[place] = row
+    leaves = _leaves(task, {name for own in indexed for name, _ in own})
+    rows = [rows_of_tasks(own, leaves, task.filter) for own in indexed]
     pairs = [(arms.index(pair.a), arms.index(pair.b)) for pair in task.pairs]
-    items = [_item(number, task, rows, pairs) for _, rows in sorted(found.items())]
+    items = [_item(number, task, [own.get(key) for own in rows], pairs) for key in sorted(set().union(*rows))]
     return sorted((item for item in items if item["change"] > 0), key=lambda item: -item["change"])
 
 
-def _leaves(task: TaskComparison, runs: Mapping[str, LoadedRun]) -> set[str]:
+def _leaves(task: TaskComparison, names: set[str]) -> list[str]:
     """The task itself, or the tasks of a group: those that continue its name."""
-    names = {row.task for loaded in runs.values() for row in loaded.rows}
-    return {task.task} if task.task in names else {name for name in names if name.startswith(f"{task.task}_")}
+    return [task.task] if task.task in names else [n for n in names if n.startswith(f"{task.task}_")]
 
 
 def _item(

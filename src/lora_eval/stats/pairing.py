@@ -38,23 +38,27 @@ class PairedRows:
     missing: int
 
 
-def index_rows(rows: Iterable[SampleRow], tasks: Iterable[str], filter_name: str, arm: str) -> Rows:
-    """Return the rows of these tasks and this filter by item.
+def index_rows(rows: Iterable[SampleRow], arm: str) -> dict[tuple[str, str], Rows]:
+    """Return a run's rows by task and filter, and there by item.
 
     Raises:
         InputError: an item occurs twice; names arm, task and item.
     """
-    wanted, found = set(tasks), dict[ItemKey, SampleRow]()
+    found: dict[tuple[str, str], dict[ItemKey, SampleRow]] = {}
     for row in rows:
-        if row.task not in wanted or row.filter != filter_name:
-            continue
+        own = found.setdefault((row.task, row.filter), {})
         key = (row.task, row.item_id, row.doc_hash, row.repeat)
-        if key in found:
+        if key in own:
             raise InputError(
                 f"arm {arm}: task {row.task}, item {row.item_id} (repeat {row.repeat}) stands twice"
             )
-        found[key] = row
-    return found
+        own[key] = row
+    return dict(found)
+
+
+def rows_of_tasks(indexed: Mapping[tuple[str, str], Rows], tasks: Iterable[str], filter_name: str) -> Rows:
+    """Return the rows of these tasks under one filter, by item."""
+    return {key: row for task in tasks for key, row in indexed.get((task, filter_name), {}).items()}
 
 
 def pair_rows(a: Rows, b: Rows, metric: str, arms: tuple[str, str]) -> PairedRows:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 POWER = 0.8
 
 
+@functools.cache
 def _quantiles(level: float, power: float) -> tuple[float, float]:
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    return float(norm.ppf(0.5 + level / 2.0)), float(norm.ppf(power))
+    return float(ndtri(0.5 + level / 2.0)), float(ndtri(power))
 
 
 def normal_mde(standard_error: float, level: float = 0.95, power: float = POWER) -> float:

@@ -89,7 +89,7 @@ def t_interval(
     found: ClusterMean, level: float
 ) -> tuple[float | None, float | None, float | None, str | None]:
     """Return low, high, p-value and, where they are undefined, the reason."""
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     if found.standard_error is None:
         unit = "item" if found.clusters == 1 else "items"
@@ -99,8 +99,8 @@ def t_interval(
             return None, None, 1.0, "no item's score differs, so the spread is unknown"
         return None, None, None, "every item's score differs by the same amount, so the spread is unknown"
     freedom = found.clusters - 1
-    half = float(t.ppf(0.5 + level / 2.0, freedom)) * found.standard_error
-    p_value = 2.0 * float(t.sf(abs(found.mean) / found.standard_error, freedom))
+    half = float(stdtrit(freedom, 0.5 + level / 2.0)) * found.standard_error
+    p_value = 2.0 * float(stdtr(freedom, -abs(found.mean) / found.standard_error))
     return found.mean - half, found.mean + half, p_value, None
 
 

@@ -15,6 +15,7 @@ from lora_eval.stats.pairing import (
     estimate_metric,
     index_rows,
     pair_rows,
+    rows_of_tasks,
     same_figure,
     whole_task_estimate,
 )
@@ -47,17 +48,16 @@ def build_tasks(
     Raises:
         InputError: an item stands twice in a run, or was asked with two different prompts.
     """
-    indexed = {unit: index_unit(runs, unit) for unit in units}
+    indexed = {name: index_rows(run.rows, name) for name, run in runs.items()}
+    rows = {
+        unit: {name: rows_of_tasks(own, unit.leaves, unit.filter) for name, own in indexed.items()}
+        for unit in units
+    }
     lines = {
-        unit: {pair: compare_pair(runs, unit, indexed[unit], pair, level) for pair in pairs} for unit in units
+        unit: {pair: compare_pair(runs, unit, rows[unit], pair, level) for pair in pairs} for unit in units
     }
     adjust(lines, pairs)
-    return tuple(build_task(runs, unit, indexed[unit], lines[unit]) for unit in units)
-
-
-def index_unit(runs: Mapping[str, LoadedRun], unit: Unit) -> dict[str, Rows]:
-    """Return each arm's rows of a task by item."""
-    return {name: index_rows(run.rows, unit.leaves, unit.filter, name) for name, run in runs.items()}
+    return tuple(build_task(runs, unit, rows[unit], lines[unit]) for unit in units)
 
 
 def compare_pair(
