@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from lora_eval.errors import OutputError, RecordError
 
-RecordType = TypeVar("RecordType", bound=BaseModel)
+# pydantic is imported where it is used: listing plugins reads YAML and needs no records (0.05 s of a start).
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+RecordType = TypeVar("RecordType", bound="BaseModel")
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 
@@ -49,6 +51,8 @@ def parse_record(data: Any, model: type[RecordType], source: str) -> RecordType:
     Raises:
         RecordError: with every problem at once; `source` is the file or place named in each line.
     """
+    from pydantic import ValidationError
+
     if not isinstance(data, Mapping):
         raise RecordError(source, [f"expected a mapping with keys, got {type(data).__name__}"])
     try:
@@ -248,6 +252,8 @@ def _forms(annotation: Any) -> list[Any]:
 
 
 def _inside(owner: Any, part: int | str) -> Any:
+    from pydantic import BaseModel
+
     if isinstance(owner, type) and issubclass(owner, BaseModel):
         fields = {field.alias or name: field for name, field in owner.model_fields.items()}
         return fields[str(part)].annotation if part in fields else None
@@ -256,6 +262,8 @@ def _inside(owner: Any, part: int | str) -> Any:
 
 
 def _keys(owner: Any) -> list[str]:
+    from pydantic import BaseModel
+
     if isinstance(owner, type) and issubclass(owner, BaseModel):
         return [field.alias or name for name, field in owner.model_fields.items()]
     return []
