@@ -15,7 +15,8 @@ class RowCounts(Record):
     `read` = `without_assistant` + `untrained` + `used` (+ rows left out by `max_rows`). `untrained` rows have
     no trained token within `max_length` and are left out; `cut` rows are longer than it, `cut_in_answer` of
     them lost the end of an assistant turn. `tokens` and `trained_tokens` are those of the used rows, once.
-    `turns` are trained assistant turns, `turns_without_end` of them do not end in a stop token.
+    `turns` are trained assistant turns, `turns_without_end` of them do not end in a stop token though
+    they were not cut.
     """
 
     read: int

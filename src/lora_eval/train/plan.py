@@ -85,9 +85,8 @@ def make_plan(
     data, held_out = resolved.data_files(), resolved.eval_files()
     tokenizer = load_tokenizer(base)
     check_family(recipe, str(config.get("model_type")), _own_default(tokenizer))
+    reading = read_files(data, shuffle_seed=recipe.data.shuffle_seed, max_rows=recipe.data.max_rows)
     template, how = _tokenization(resolved, tokenizer)
-    seed, limit = recipe.data.shuffle_seed, recipe.data.max_rows
-    reading = read_files(data, shuffle_seed=seed, max_rows=limit)
     total = len(reading.conversations)
     rows, counts = make_rows(reading, how, lambda done: progress("reading rows", done, total))
     eval_rows: list[Row] = []
@@ -169,10 +168,10 @@ def _refuse_what_cannot_be_measured(recipe: Recipe) -> None:
     whole = [key for key in ("modules_to_save", "trainable_token_indices") if lora.get(key)]
     if whole and recipe.model.get("dtype") != "float32":
         problems.append(
-            f"lora.{whole[0]}: trains whole weights, which in 16 bits lose small updates and are not the "
-            "same after saving; set model.dtype=float32 (quantization.bnb_4bit_compute_dtype may stay bfloat16)"
+            f"lora.{whole[0]}: trains whole weights, which in 16 bits lose small updates and are not "
+            "the same after saving; set model.dtype=float32 (bnb_4bit_compute_dtype may stay bfloat16)"
         )
-    if recipe.training.get("eval_strategy", "no") != "no" and not recipe.data.eval_files:
+    if recipe.training.get("eval_strategy", "no") not in ("no", False) and not recipe.data.eval_files:
         problems.append("training.eval_strategy: there is nothing to evaluate on; set data.eval_files")
     if problems:
         raise RecordError(source, problems)

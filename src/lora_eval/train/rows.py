@@ -93,13 +93,14 @@ def make_rows(
         ids, mask = assistant_mask(how.tokenizer, messages, how.template)
         mask = mask if how.assistant_only else [1] * len(ids)
         kept = _within(how)
-        if how.max_length is not None and len(ids) > how.max_length:
-            cut += 1
-            cut_in_answer += sum(mask[kept]) < sum(mask)
+        is_cut = how.max_length is not None and len(ids) > how.max_length
+        cut += is_cut
+        cut_in_answer += is_cut and sum(mask[kept]) < sum(mask)
         ids, mask = ids[kept], mask[kept]
         ends = [i for i in range(len(ids)) if mask[i] and not (i + 1 < len(ids) and mask[i + 1])]
         turns += len(ends)
-        without_end += sum(ids[i] not in how.stop_ids for i in ends)
+        whole = ends[:-1] if is_cut and ends and ends[-1] == len(ids) - 1 else ends
+        without_end += sum(ids[i] not in how.stop_ids for i in whole)
         if ends:
             labels = [token if trained else IGNORED for token, trained in zip(ids, mask, strict=True)]
             rows.append(Row(ids, labels))
@@ -140,10 +141,11 @@ def describe(counts: RowCounts, max_length: int | None) -> list[str]:
     ):
         if number:
             lines.append(f"{number} rows {text}")
-    if counts.turns_without_end and counts.turns_without_end >= counts.turns - counts.cut_in_answer:
+    if counts.turns_without_end:
         lines.append(
-            "warning: no assistant turn ends in a trained stop token, so the model may not learn to stop; "
-            "put the end of the turn inside the template's {% generation %} marks"
+            f"warning: {counts.turns_without_end} of {counts.turns} assistant turns do not end in a trained "
+            "stop token, so the model may not learn to stop; put the end of the turn inside the template's "
+            "{% generation %} marks"
         )
     return lines
 

@@ -15,6 +15,8 @@ from lora_eval.train.plan import Plan
 from lora_eval.train.processes import check_started, world_size
 from lora_eval.train.rows import Row
 
+_STRATEGIES = ("eval_strategy", "logging_strategy", "save_strategy")
+
 
 def trainer_arguments(recipe: Recipe, folder: Path) -> Any:
     """Return the SFTConfig: the recipe's section, and what follows from rows being made here.
@@ -33,6 +35,8 @@ def trainer_arguments(recipe: Recipe, folder: Path) -> Any:
     for key, value in (("report_to", "none"), ("logging_first_step", True), ("save_total_limit", 2)):
         if key not in recipe.training:
             extra[key] = value
+    # YAML reads a bare `no` as false.
+    extra |= {key: "no" for key in _STRATEGIES if recipe.training.get(key) is False}
     if world_size() > 1 and "ddp_find_unused_parameters" not in recipe.training:
         extra["ddp_find_unused_parameters"] = False  # LoRA uses all; the search costs, and changes the sums
     return sft_config(recipe, folder, **extra)
