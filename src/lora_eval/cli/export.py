@@ -1,0 +1,194 @@
+"""`lora-eval export`: merge, gptq, and every exporter that an installed package adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class ExporterGroup(click.Group):
+    """Our own exporters with their options, and plugins by name with `--option KEY=VALUE`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all installed exporters, ours first; imports none of them."""
+        from lora_eval.registry import list_plugins
+
+        return list(dict.fromkeys([*self.commands, *(plugin.name for plugin in list_plugins("exporter"))]))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Our command, or one made for the plugin of that name."""
+        return super().get_command(ctx, cmd_name) or _plugin_command(cmd_name)
+
+
+@click.group(cls=ExporterGroup, no_args_is_help=True)
+def command() -> None:
+    r"""Write the model that ships: whole or not at all, with its lineage.
+
+    \b
+    Example:
+      lora-eval export merge --base ./base --adapter ./adapter --out ./merged
+      lora-eval export gptq --model ./merged --out ./gptq
+      lora-eval verify --base ./base --reference adapter:./adapter --candidate merged:./merged --out v.json
+    """
+
+
+def _output_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every export has."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--json", "as_json", is_flag=True, help="Print the lineage as JSON on stdout."),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), help="New folder for the model."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@command.command("merge")
+@click.option("--base", required=True, help="Model that the adapter was trained on (folder or Hub id[@REV]).")
+@click.option("--adapter", required=True, help="Adapter to merge (folder or Hub id[@REV]).")
+@click.option(
+    "--onto",
+    type=click.Choice(["trained", "original"]),
+    help="'trained': the base as quantized in training (default where the lineage says it was); 'original': "
+    "the 16-bit base, which for a QLoRA adapter is another model than the one measured.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["nf4", "none"]),
+    help="How training quantized the base, for adapters without lineage.json (default: as the lineage says).",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Stored dtype (default: the base's).",
+)
+@_output_options
+def merge(base: str, adapter: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    r"""Add the adapter to the weights it was trained on, tensor by tensor; the model is never loaded.
+
+    Writes safetensors in the base's own layout, the adapter's tokenizer and chat templates, lineage.json, and
+    audit.json with what happened to every changed tensor.
+
+    \b
+    Example:
+      lora-eval export merge --base ./base --adapter ./adapter --out ./merged
+      lora-eval export merge --base ./base --adapter ./adapter --onto original --out ./merged-original
+    """
+    from lora_eval.models import parse_arm, resolve_adapter, resolve_model
+
+    _, base_path, base_revision = parse_arm(base)
+    _, adapter_path, adapter_revision = parse_arm(adapter)
+    folders = (resolve_model(base_path, base_revision), resolve_adapter(adapter_path, adapter_revision))
+    _run("merge", *folders, out, options, as_json, quiet)
+
+
+@command.command("gptq")
+@click.option("--model", required=True, help="Merged or base model to quantize (folder or Hub id[@REV]).")
+@click.option("--bits", type=click.Choice(["4", "8"]), default="4", show_default=True, help="vLLM serves 4.")
+@click.option(
+    "--group-size", type=int, metavar="128|64|32",
+    help="Input columns that share a scale; must divide the input size of every layer (default: the largest "
+    "that does).",
+)  # fmt: skip
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON lines of conversations ({'messages': [...]}) or texts ({'text': ...}); default: the training "
+    "data that the lineage names.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Rows to use.")
+@click.option(
+    "--max-length", type=click.IntRange(min=16), default=2048, show_default=True, help="Tokens a row."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-v", "--verbose", is_flag=True, help="Show what gptqmodel logs.")
+@_output_options
+def gptq(model: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    r"""Quantize a whole model with GPTQ in the form that vLLM serves: symmetric, columns in their order.
+
+    Calibrated on conversations rendered with the model's own chat template. Runs on a CPU too.
+
+    \b
+    Example:
+      lora-eval export gptq --model ./merged --out ./gptq
+      lora-eval export gptq --model ./merged --group-size 64 --calibration train.jsonl --out ./gptq
+    """
+    from lora_eval.models import parse_arm, resolve_model
+
+    _, path, revision = parse_arm(model)
+    options["bits"] = int(options["bits"])
+    _run("gptq", resolve_model(path, revision), None, out, options, as_json, quiet)
+
+
+def _plugin_command(name: str) -> click.Command:
+    """Return the command of an exporter that another package brings (PluginError where there is none)."""
+    from lora_eval.registry import find_plugin
+
+    plugin = find_plugin("exporter", name)
+
+    @click.command(name, help=f"Exporter of {plugin.package} {plugin.version}.")
+    @click.option("--model", "--base", "base", required=True, help="Base, or whole model to export.")
+    @click.option("--adapter", help="Adapter to export with its base.")
+    @click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the exporter.")
+    @_output_options
+    def run(
+        base: str,
+        adapter: str | None,
+        pairs: tuple[str, ...],
+        out: Path,
+        as_json: bool,
+        verbose: bool,
+        quiet: bool,
+    ) -> None:
+        from lora_eval.models import parse_arm, resolve_adapter, resolve_model
+
+        _, path, revision = parse_arm(base)
+        folder = resolve_model(path, revision)
+        _, adapter_path, adapter_revision = parse_arm(adapter) if adapter else (None, "", None)
+        chosen = resolve_adapter(adapter_path, adapter_revision) if adapter else None
+        _run(name, folder, chosen, out, _pairs(pairs), as_json, quiet)
+
+    return run
+
+
+def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options; a value that is a YAML number or truth value is one."""
+    from lora_eval.schema import parse_yaml
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--option {pair}: expected KEY=VALUE")
+        options[key] = parse_yaml(value, f"--option {key}")
+    return options
+
+
+def _run(
+    name: str,
+    base: Path,
+    adapter: Path | None,
+    out: Path,
+    options: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from lora_eval.cli.progress import progress_bar
+    from lora_eval.export import export
+    from lora_eval.schema import dump_record
+
+    with progress_bar(not (quiet or as_json)) as progress:
+        lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
+    if as_json:
+        click.echo(dump_record(lineage), nl=False)
+        return
+    arguments = lineage.steps[-1].arguments if lineage.steps else {}
+    for note in arguments.get("notes", ()):
+        click.echo(f"note: {note}", err=True)
+    if not quiet:
+        click.echo(f"wrote {out} ({lineage.variants[-1].kind}, {lineage.variants[-1].fingerprint})", err=True)

@@ -1,0 +1,45 @@
+"""MergeAudit: what a merge did to every tensor it changed; `audit.json` beside the merged weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lora_eval.records.base import Record
+
+
+class TensorAudit(Record):
+    """One changed weight.
+
+    `applied` is how often the adapter's change was found in the sum before rounding: the projection of
+    (merged - base) on the change, rounded to a whole number. None where the change itself is zero. `kept` is
+    the same projection after rounding to the output dtype: 1.0 if rounding lost nothing on average.
+    `changed` is the share of elements that differ from the base's, in the output dtype; `relative_change` the
+    norm of the change over the norm of the base's weight; `quantization_error` the norm of (quantized base -
+    original base) over that of the original (None where the base was not quantized).
+    """
+
+    tensor: str
+    module: str
+    rank: int
+    scaling: float
+    applied: int | None
+    kept: float | None
+    changed: float
+    relative_change: float
+    quantization_error: float | None = None
+
+
+class MergeAudit(Record):
+    """All changed tensors. `quantized` counts the layers passed through the training's quantization, with or
+    without a change; `untouched` the tensors that were only copied (rounded where the dtype differs).
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    onto: Literal["trained", "original"]
+    dtype: str
+    tensors: tuple[TensorAudit, ...]
+    quantized: int
+    untouched: int
+    notes: tuple[str, ...] = ()
