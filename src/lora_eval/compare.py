@@ -67,7 +67,7 @@ def compare_loaded(
     return Comparison(
         title=title,
         arms=tuple(describe_arm(name, run, (arm_notes or {}).get(name, ())) for name, run in runs.items()),
-        suite=describe_suite(runs, suite),
+        suite=describe_suite(runs, suite, units),
         tasks=build_tasks(runs, units, chosen, level),
         controls=dict(controls or {}),
         timing=dict(timing or {}) | {"arms": {name: run_timing(run) for name, run in runs.items()}},
@@ -206,11 +206,15 @@ def describe_arm(name: str, loaded: LoadedRun, notes: Sequence[str]) -> Arm:
     )
 
 
-def describe_suite(runs: Mapping[str, LoadedRun], suite: EvalSuite | None) -> dict[str, Any]:
-    """Return what was asked: name, fingerprint, seeds, and the suite's own tasks."""
+def describe_suite(
+    runs: Mapping[str, LoadedRun], suite: EvalSuite | None, units: Sequence[Unit]
+) -> dict[str, Any]:
+    """Return what was asked: name, fingerprint, seeds, the suite's own tasks, the tasks of groups."""
     run = next(iter(runs.values())).run
     asked = suite.model_dump(mode="json", by_alias=True, exclude_none=True) if suite else {"name": run.suite}
-    return asked | {"fingerprint": run.suite_fingerprint, "seeds": run.seeds, "limit": run.limit}
+    groups = {unit.task: list(unit.leaves) for unit in units if unit.leaves != (unit.task,)}
+    limits = {"seeds": run.seeds, "limit": run.limit}
+    return asked | {"fingerprint": run.suite_fingerprint, **limits, "groups": groups}
 
 
 def run_timing(loaded: LoadedRun) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def small(target, guard=None, n=60):
         ]
         for place, arm in enumerate(("base", "tuned"))
     }
-    tasks = (TaskEntry(task="skill", role="target"), TaskEntry(task="memory", role="guard", margin=0.2))
+    tasks = (TaskEntry(task="skill", role="target"), TaskEntry(task="memory", role="guard", margin=0.1))
     runs = {arm: make_run(arm, own) for arm, own in rows.items()}
     return compare_loaded(runs, suite=EvalSuite(name="s", version="1", tasks=tasks))
 
@@ -71,7 +71,10 @@ def test_guards_that_dropped_lead_and_carry_the_alarm(comparison):
 def test_an_undecided_guard_says_what_would_have_been_found():
     found = by_heading(small((10, 40), (30, 26)))["Guards"]
     assert found.text.startswith("No guard is measurably worse")
-    assert any("would be found four times in five" in line or "margin" in line for line in found.lines)
+    assert found.lines == (
+        "? undecided: memory −6.7 (±12.6)",  # noqa: RUF001
+        "(±: the smallest change that would be found four times in five)",
+    )
 
 
 def test_what_ships_counts_changed_items(comparison):

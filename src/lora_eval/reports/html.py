@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lora_eval.records import Comparison, LoadedRun, Verification
+from lora_eval.reports.controls import controls
 from lora_eval.reports.items import BYTES, changed_items
 from lora_eval.reports.methods import methods_text
-from lora_eval.reports.page import flatten, render_template
+from lora_eval.reports.page import render_template
 from lora_eval.reports.plot import forest_svg, legend_html
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
@@ -38,6 +39,6 @@ def render_html(
         items=changed_items(comparison, runs, item_bytes),
         verifications=verifications,
         methods=methods_text(comparison),
-        controls=flatten(comparison.controls),
+        controls=controls(comparison),
         timing=comparison.timing,
     )

@@ -36,7 +36,12 @@ def changed_items(comparison: Comparison, runs: Mapping[str, LoadedRun], budget:
     tasks = [task for task in comparison.tasks if task.primary]
     arms = [arm.name for arm in comparison.arms]
     indexed = [index_rows(runs[arm].rows, arm) if arm in runs else {} for arm in arms]
-    queues = [_changed(number, task, arms, indexed) for number, task in enumerate(tasks)]
+    groups = comparison.suite.get("groups", {})
+    queues = []
+    for number, task in enumerate(tasks):
+        leaves = groups.get(task.task, (task.task,))
+        rows = [rows_of_tasks(own, leaves, task.filter) for own in indexed]
+        queues.append(_changed(number, task, arms, rows))
     total, shown, size = sum(map(len, queues)), list[dict[str, Any]](), 0
     for item in _in_turn(queues):
         size += len(json.dumps(item, ensure_ascii=False).encode()) + 1
@@ -70,21 +75,11 @@ def item_value(row: SampleRow, metric: str) -> float | None:
 
 
 def _changed(
-    number: int,
-    task: TaskComparison,
-    arms: Sequence[str],
-    indexed: Sequence[Mapping[tuple[str, str], Rows]],
+    number: int, task: TaskComparison, arms: Sequence[str], rows: Sequence[Rows]
 ) -> list[dict[str, Any]]:
-    leaves = _leaves(task, {name for own in indexed for name, _ in own})
-    rows = [rows_of_tasks(own, leaves, task.filter) for own in indexed]
     pairs = [(arms.index(pair.a), arms.index(pair.b)) for pair in task.pairs]
     items = [_item(number, task, [own.get(key) for own in rows], pairs) for key in sorted(set().union(*rows))]
     return sorted((item for item in items if item["change"] > 0), key=lambda item: -item["change"])
-
-
-def _leaves(task: TaskComparison, names: set[str]) -> list[str]:
-    """The task itself, or the tasks of a group: those that continue its name."""
-    return [task.task] if task.task in names else [n for n in names if n.startswith(f"{task.task}_")]
 
 
 def _item(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_eval.records import Comparison, Verification
+from lora_eval.reports.controls import controls
 from lora_eval.reports.methods import methods_text
-from lora_eval.reports.page import flatten, render_template
+from lora_eval.reports.page import render_template
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
 
@@ -19,7 +20,7 @@ def render_markdown(comparison: Comparison, verifications: Sequence[Verification
         headline=headline(comparison),
         findings=findings(comparison, verifications),
         pairs=[(a, b, rows_of(comparison, a, b)) for a, b in pair_names(comparison)],
-        controls=flatten(comparison.controls),
+        controls=controls(comparison),
         methods=methods_text(comparison),
         cell=table_cell,
     )

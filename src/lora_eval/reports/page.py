@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.resources import resource_folder
@@ -14,18 +13,6 @@ if TYPE_CHECKING:
 def render_template(name: str, **values: Any) -> str:
     """Return `templates/report/<name>` filled in; `.html.jinja` escapes every value."""
     return _environment().get_template(name).render(**values)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested values as lines `a.b.c`, value: controls and timing are open records."""
-    lines: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            lines += flatten(value, f"{name}.")
-        else:
-            lines.append((name, value))
-    return lines
 
 
 def _environment() -> SandboxedEnvironment:

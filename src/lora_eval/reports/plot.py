@@ -165,4 +165,5 @@ def _axis(bars: Sequence[Bar]) -> tuple[float, float, float]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 30 else f"{text[:29]}…"
+    """Long names lose their middle: names of one benchmark differ at the end."""
+    return text if len(text) <= 28 else f"{text[:11]}…{text[-16:]}"

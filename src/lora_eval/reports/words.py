@@ -218,17 +218,17 @@ def _rest_lines(rows: Sequence[Row]) -> tuple[str, ...]:
     if same:
         lines.append(f"{GLYPHS['same']} no item changed: {', '.join(same)}")
     undecided = [(task, pair) for task, pair in rows if mark(pair) == "inconclusive"]
-    lines += [f"{GLYPHS['inconclusive']} {_undecided_text(row)}" for row in undecided]
+    if undecided:
+        lines.append(f"{GLYPHS['inconclusive']} undecided: {', '.join(map(_undecided_text, undecided))}")
+    if any(pair.mde is not None for _, pair in undecided):
+        lines.append("(±: the smallest change that would be found four times in five)")
     return tuple(lines)
 
 
 def _undecided_text(row: Row) -> str:
     task, pair = row
-    text = f"{task.task}: undecided at {difference_text(task, pair.difference)}"
-    if pair.mde is not None:
-        unit = " points" if is_share(task) else ""
-        text += f"; a change of {size_text(task, pair.mde)}{unit} would be found four times in five"
-    return text
+    found = f" (±{size_text(task, pair.mde)})" if pair.mde is not None else ""
+    return f"{task.task} {difference_text(task, pair.difference)}{found}"
 
 
 def _shipped_finding(comparison: Comparison, arm: Arm) -> Finding | None:
@@ -270,4 +270,7 @@ def _relative_gain(row: Row) -> float:
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Up to four names, else how many there are: the lines below a sentence name them all."""
+    if len(names) > 4:
+        return f"{len(names)} tasks"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
