@@ -14,10 +14,10 @@ class TaskEntry(Record):
 
     None leaves the task's own value. `limit` takes that many items evenly spaced over each leaf task (of a
     group: over each of its tasks), so that a cut stays stratified whatever order the data set is in; the
-    command line's `--limit` is lm-eval's own, the first N. `metric` is `name,filter` of the metric that the verdict rests on;
-    None takes the task's first one. `role` says what the task is for: the target of the fine-tuning or
-    a guard for what the base could do. `cluster` names the document field by which items depend on each
-    other.
+    command line's `--limit` is lm-eval's own, the first N. `metric` is `name,filter` of the metric that the
+    verdict rests on; None takes the task's first one. `role` says what the task is for: the target of the
+    fine-tuning or a guard for what the base could do. `cluster` names the document field by which items
+    depend on each other.
     """
 
     task: str
