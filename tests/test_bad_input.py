@@ -17,7 +17,7 @@ from tests.conftest import save_tiny_llama, save_tiny_tokenizer
 RECIPE = """\
 name: tiny
 model: {dtype: float32}
-lora: {r: 4, lora_alpha: 8, target_modules: all-linear, task_type: CAUSAL_LM}
+lora: {r: 4, lora_alpha: 8, target_modules: all-linear}
 training: {max_steps: 2, per_device_train_batch_size: 1, learning_rate: 0.001, max_length: 128, bf16: false,
            use_cpu: true, gradient_checkpointing: false, assistant_only_loss: true, report_to: none}
 data: {files: [data.jsonl]}
@@ -182,7 +182,7 @@ def test_no_disk_space(
     out = tmp_path / "disk" / "out"
     arms = ["--base", str(tiny_llama), "--adapter", str(tiny_adapter)]
     arguments = {
-        "train": ["train", "--recipe", str(recipe), "--base", str(tiny_llama)],
+        "train": ["train", "--recipe", str(recipe), "--base", str(tiny_llama), "chat_template=qwen2.5"],
         "compare": ["compare", *arms, "--suite", "pocket", "--limit", "2"],
         "merge": ["export", "merge", *arms],
     }[command]

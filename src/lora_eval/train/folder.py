@@ -37,21 +37,30 @@ class OutputFolder:
         self._marker = self.checkpoints / "run.json"
         self._created = not path.exists()
 
+    def check(self) -> None:
+        """Raise OutputError where the folder cannot become a run's: it holds a finished adapter, or other
+        things than an unfinished run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path}: is a file; --out takes a folder")
+        finished = (self.path / _LAST).exists()
+        if not finished and self._marker.is_file():
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            held = "holds a finished adapter" if finished else "is not empty"
+            raise OutputError(f"{self.path}: the output folder {held}; give another --out, or remove it")
+
     def claim(self, identity: dict[str, str]) -> Path | None:
         """Make the folder this run's own; returns the checkpoint to resume from, or None for a new run.
 
         Raises:
             OutputError: it holds something else, a finished adapter, or another run's checkpoints.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path}: is a file; --out takes a folder")
-        if self._marker.is_file() and not (self.path / _LAST).exists():
+        self.check()
+        if self._marker.is_file():
             self._same_run(identity)
             shutil.rmtree(self.unfinished, ignore_errors=True)
             return newest_whole(self.checkpoints)
-        if self.path.exists() and any(self.path.iterdir()):
-            held = "holds a finished adapter" if (self.path / _LAST).exists() else "is not empty"
-            raise OutputError(f"{self.path}: the output folder {held}; give another --out, or remove it")
         try:
             write_text(self._marker, json.dumps(identity, indent=2) + "\n")
         except OutputError:

@@ -76,11 +76,14 @@ def train(
         VerificationFailed: the saved adapter differs from the live one; it is not put in place.
     """
     check_launch()
+    folder = OutputFolder(out)
+    if rank() == 0:
+        folder.check()
     with quiet(verbose), without_gptqmodel():
         plan = make_plan(resolved, base, base_name or str(base), progress)
         for line in describe(plan.counts, resolved.recipe.training.get("max_length", 1024)):
             notify(line)
-        return _run(plan, OutputFolder(out), keep_checkpoints, progress, notify)
+        return _run(plan, folder, keep_checkpoints, progress, notify)
 
 
 def _run(
