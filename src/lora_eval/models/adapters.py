@@ -142,6 +142,7 @@ def _misfit(key: str, shape: Shape, shapes: dict[str, Shape]) -> Iterator[str]:
             yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
         return
     module, _, parameter = name.rpartition(".")
+    module = module.removesuffix(".base_layer")  # PEFT's copy of an embedding that it adapts
     if parameter == "weight" and module not in shapes:
         yield f"{key}: the base has no module {module}"
     elif parameter == "weight" and shapes[module] != shape:

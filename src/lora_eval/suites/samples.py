@@ -110,4 +110,4 @@ def _output(task: Any, sample: Mapping[str, Any]) -> str:
 
 
 def _choices(sample: Mapping[str, Any]) -> list[str]:
-    return [str(arguments[1]) for arguments in sample["arguments"]]
+    return [str(arguments[1]).strip() for arguments in sample["arguments"]]

@@ -1,0 +1,240 @@
+"""Figures are lm-eval's own, digit for digit: our engine under its tasks against its `hf` model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_eval.engines.transformers import TransformersEngine
+from lora_eval.errors import InputError, TaskError
+from lora_eval.models import IDENTITY
+from lora_eval.protocols import Suite
+from lora_eval.records import EvalSuite, TaskEntry
+from lora_eval.suites.catalog import suite_of_tasks
+from lora_eval.suites.combined import CombinedSuite
+from lora_eval.suites.lm_eval import LmEvalSuite, spaced
+
+# lm-eval's `hf` model and PEFT under it, not ours.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+NAMES = ["t_choice", "t_generate", "t_rolling", "t_last"]
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+def _suite(tasks: Path, names: list[str] | None = None, **options: Any) -> LmEvalSuite:
+    return LmEvalSuite(*suite_of_tasks(names or NAMES, str(tasks)), **options)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("arm", ["base", "tuned"])
+def test_figures_and_items_are_lm_evals(
+    arm: str, chat: bool, tasks: Path, engine: TransformersEngine, reference: Callable
+) -> None:
+    names = ["t_choice", "t_generate"] if chat else NAMES
+    entries = tuple(TaskEntry(task=name) for name in names)
+    record = EvalSuite(
+        name="all", version="1", tasks=entries, include_path=str(tasks), apply_chat_template=chat
+    )
+    found = LmEvalSuite(record, Path()).run(engine, arm, _silent)
+    theirs = reference(arm, names, tasks, apply_chat_template=chat)
+
+    for result in found.results:
+        value = theirs["results"][result.task][f"{result.metric},{result.filter}"]
+        if "perplexity" in result.metric or result.metric == "bits_per_byte":
+            assert result.value == pytest.approx(value, rel=1e-6)
+        else:
+            assert result.value == value
+        assert result.higher_is_better is theirs["higher_is_better"][result.task][result.metric]
+    expected = [(name, sample) for name in names for sample in theirs["samples"][name]]
+    assert len(found.rows) == len(expected) > 0
+    for row, (name, sample) in zip(found.rows, expected, strict=True):
+        _check_row(row, name, sample)
+    assert {row.filter for row in found.rows} >= {"none", "first", "letters"}
+
+
+def _check_row(row: Any, name: str, sample: dict[str, Any]) -> None:
+    assert (row.task, row.item_id, row.filter, row.doc_hash) == (
+        name,
+        sample["doc_id"],
+        sample["filter"],
+        sample["doc_hash"],
+    )
+    likelihoods = [r[0] if isinstance(r, tuple) else r for r in sample["filtered_resps"]]
+    if name == "t_generate":
+        assert row.output == sample["resps"][0][0]
+        assert row.finish_reason in ("stop", "length")
+    else:
+        assert row.log_likelihoods == pytest.approx(likelihoods, rel=1e-5, abs=1e-5)
+    for metric in sample["metrics"]:
+        value = sample[metric]
+        if name == "t_rolling":
+            assert row.metrics[metric] == pytest.approx(value[0], rel=1e-6)
+            assert row.weights[metric] == value[1]
+        elif metric == "perplexity":
+            assert row.metrics[metric] == pytest.approx(value, abs=1e-5)
+        else:
+            assert row.metrics[metric] == value
+    assert row.prompt_tokens > 0 or name == "t_last"
+
+
+def test_the_arms_differ_and_the_identity_arm_does_not(tasks: Path, engine: TransformersEngine) -> None:
+    suite = _suite(tasks)
+    assert isinstance(suite, Suite)
+    base, tuned, identity = (suite.run(engine, arm, _silent) for arm in ("base", "tuned", IDENTITY))
+    assert identity == base
+    assert tuned.rows != base.rows
+    assert [row.prompt_sha256 for row in tuned.rows] == [row.prompt_sha256 for row in base.rows]
+    assert base.task_versions["t_choice"] == "2.0"
+
+
+def test_what_a_row_shows(tasks: Path, engine: TransformersEngine) -> None:
+    entries = (TaskEntry(task="t_choice", cluster="topic"), TaskEntry(task="t_rolling"))
+    record = EvalSuite(name="x", version="1", tasks=entries, include_path=str(tasks))
+    rows = LmEvalSuite(record, Path()).run(engine, "base", _silent).rows
+    choice, rolling = rows[0], rows[-1]
+    assert choice.cluster == "topic 0"
+    assert choice.target in (tasks / "items.jsonl").read_text("utf-8").splitlines()[0]
+    assert choice.output.strip()
+    assert choice.prompt.count("\n\n") == 2  # two shots and the question
+    assert (choice.metrics["acc"] == 1.0) is (choice.output == choice.target)
+    assert rolling.prompt_tokens > engine.max_length  # read in windows
+    assert set(rolling.weights) == set(rolling.metrics)
+
+
+def test_limits_are_the_first_items_or_evenly_spaced_ones(tasks: Path, engine: TransformersEngine) -> None:
+    first = _suite(tasks, ["t_choice"], limit=4).run(engine, "base", _silent).rows
+    assert [row.item_id for row in first] == [0, 1, 2, 3]
+    entry = TaskEntry(task="t_choice", limit=5)
+    record = EvalSuite(name="x", version="1", tasks=(entry,), include_path=str(tasks))
+    assert [row.item_id for row in LmEvalSuite(record, Path()).run(engine, "base", _silent).rows] == [
+        0,
+        2,
+        5,
+        8,
+        11,
+    ]
+    both = LmEvalSuite(record, Path(), limit=3).run(engine, "base", _silent).rows
+    assert [row.item_id for row in both] == [0, 2, 5]
+    sample = _suite(tasks, ["t_choice"]).run(engine, "base", _silent, sample=7).rows
+    assert [row.item_id for row in sample] == [0, 2, 4, 6, 8, 10, 12]
+    whole = {row.item_id: row for row in _suite(tasks, ["t_choice"]).run(engine, "base", _silent).rows}
+    assert all(whole[row.item_id].doc_hash == row.doc_hash for row in both)
+    assert spaced(3, None) == spaced(3, 9) == [0, 1, 2]
+
+
+def test_groups_and_tags_are_run_whole(tasks: Path, engine: TransformersEngine) -> None:
+    suite = _suite(tasks, ["t_group", "t_generate"])
+    assert suite.groups == {"t_group": ["t_choice", "t_last"]}
+    assert suite.task_names == ["t_choice", "t_last", "t_generate"]
+    found = suite.run(engine, "base", _silent)
+    accuracy = {result.task: result.value for result in found.results if result.metric == "acc"}
+    assert accuracy["t_group"] == pytest.approx((accuracy["t_choice"] + accuracy["t_last"]) / 2)
+    assert _suite(tasks, ["t_all"]).groups == {"t_all": ["t_choice", "t_generate"]}
+
+
+def test_shots_seed_and_generation_settings_are_the_suites(tasks: Path, engine: TransformersEngine) -> None:
+    entry = TaskEntry(task="t_choice", num_fewshot=1)
+    generate = TaskEntry(task="t_generate")
+    record = EvalSuite(name="x", version="1", tasks=(entry, generate), include_path=str(tasks))
+    plain = LmEvalSuite(record, Path()).run(engine, "base", _silent).rows
+    assert plain[0].prompt.count("\n\n") == 1
+    changed = record.model_copy(update={"seed": 5, "generation": {"max_gen_toks": 3}})
+    other = LmEvalSuite(changed, Path()).run(engine, "base", _silent).rows
+    assert other[0].prompt != plain[0].prompt  # another shot
+    short = [row.output for row in other if row.task == "t_generate"]
+    assert all(len(text) <= 3 for text in short)
+    assert any(len(row.output) > 3 for row in plain if row.task == "t_generate")
+
+
+def test_fingerprint_is_of_content_and_not_of_place(tasks: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tasks, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    here, there = _suite(tasks, ["t_last"]), _suite(copy, ["t_last"])
+    assert here.fingerprint == there.fingerprint
+    data = copy / "items.jsonl"
+    data.write_text(data.read_text("utf-8").replace("cat", "bat"), "utf-8")
+    assert _suite(copy, ["t_last"]).fingerprint != here.fingerprint
+    assert _suite(tasks, ["t_choice"]).fingerprint != here.fingerprint
+
+
+def test_several_suites_run_as_one(tasks: Path, engine: TransformersEngine) -> None:
+    choice, rest = _suite(tasks, ["t_choice"]), _suite(tasks, ["t_last", "t_rolling"])
+    both = CombinedSuite([choice, rest])
+    assert isinstance(both, Suite)
+    assert both.name == "tasks+tasks"
+    assert both.fingerprint not in (choice.fingerprint, rest.fingerprint)
+    found = both.run(engine, "base", _silent)
+    assert found.rows == [
+        *choice.run(engine, "base", _silent).rows,
+        *rest.run(engine, "base", _silent).rows,
+    ]
+    assert [entry.task for entry in both.record.entries()] == ["t_choice", "t_last", "t_rolling"]
+    with pytest.raises(TaskError, match="'t_choice' is in more than one"):
+        CombinedSuite([choice, choice])
+
+
+def test_unknown_tasks_and_missing_data(tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"'t_choise'.*did you mean 't_choice'"):
+        _suite(tasks, ["t_choise"])
+    with pytest.raises(TaskError, match=r"'hellaswagg'.*'hellaswag'"):
+        LmEvalSuite(*suite_of_tasks(["hellaswagg"], None))
+    with pytest.raises(TaskError, match="'gsm8k': its data set openai/gsm8k"):
+        LmEvalSuite(*suite_of_tasks(["gsm8k"], None))
+    with pytest.raises(TaskError, match="asked for twice"):
+        _suite(tasks, ["t_group", "t_last"])
+    with pytest.raises(TaskError, match="at least 1, got 0"):
+        _suite(tasks, limit=0)
+    with pytest.raises(InputError, match="no such file"):
+        suite_of_tasks(["t_last"], str(tmp_path / "none"))
+    with pytest.raises(TaskError, match="holds no task file"):
+        LmEvalSuite(*suite_of_tasks(["t_last"], str(tmp_path)))
+
+
+def test_a_task_whose_code_fails_is_named(tasks: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tasks, tmp_path / "broken")
+    (broken / "utils.py").write_text("def load(**_):\n    raise KeyError('split')\n", "utf-8")
+    with pytest.raises(TaskError, match="'t_last' cannot be loaded: KeyError"):
+        _suite(broken, ["t_last"])
+
+
+def test_what_does_not_fit_the_model_is_named(
+    tasks: Path, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "max_length", 20)
+    with pytest.raises(TaskError, match="t_generate: asks for 24 new tokens"):
+        _suite(tasks, ["t_generate"]).run(engine, "base", _silent)
+    found = _suite(tasks, ["t_choice"]).run(engine, "base", _silent)
+    assert found.notes == ("t_choice: 14 prompts were cut on the left to fit the model",)
+    monkeypatch.setattr(engine.tokenizer, "chat_template", None)
+    record = EvalSuite(
+        name="x", version="1", tasks=("t_choice",), include_path=str(tasks), apply_chat_template=True
+    )
+    with pytest.raises(TaskError, match="no chat template"):
+        LmEvalSuite(record, Path()).run(engine, "base", _silent)
+
+
+def test_lm_eval_takes_our_engine_as_a_model(
+    tasks: Path, tiny_llama: Path, tiny_adapter: Path, reference: Callable
+) -> None:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    import lora_eval.suites.bridge
+
+    assert lora_eval.suites.bridge.LoraEvalLM.__name__ == "LoraEvalLM"
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    found = lm_eval.simple_evaluate(
+        model="lora_eval",
+        model_args=f"pretrained={tiny_llama},peft={tiny_adapter}",
+        tasks=["t_choice", "t_generate"],
+        task_manager=manager,
+        bootstrap_iters=0,
+        verbosity=None,
+    )
+    theirs = reference("tuned", ["t_choice", "t_generate"], tasks)
+    assert found["results"] == theirs["results"]
