@@ -12,7 +12,9 @@
     select.append(node);
   };
   data.pairs.forEach(([a, b], i) => option(get("pair"), i, `${data.arms[b]} against ${data.arms[a]}`));
-  option(get("task"), "", "all tasks");
+  // Nearly every text's perplexity differs a little, so those tasks are shown when asked for.
+  const apart = data.tasks.some((task) => task.likelihood) && data.tasks.some((task) => !task.likelihood);
+  option(get("task"), "", apart ? "all but perplexities" : "all tasks");
   data.tasks.forEach((task, i) => option(get("task"), i, task.name));
 
   const element = (name, className, text) => {
@@ -49,8 +51,10 @@
       if (!box.open || box.querySelector(".body")) return;
       const body = element("div", "body");
       if (item.prompt) body.append(block("Prompt", item.prompt, "", true));
-      if (item.target) body.append(block("Target", item.target, "", true));
+      const likelihood = data.tasks[item.task].likelihood;
+      if (item.target) body.append(block(likelihood ? "Text" : "Target", item.target, "", true));
       [a, b].forEach((arm) => {
+        if (likelihood && !item.outputs[arm]) return;
         const tone = (arm === b) === better ? "better" : "worse";
         const text = item.outputs[arm] ?? "(not answered)";
         body.append(block(`${data.arms[arm]}: ${number(item.values[arm])}${item.reasons[arm] ? `, ${item.reasons[arm]}` : ""}`, text, tone));
@@ -70,6 +74,7 @@
       const change = gain(item, a, b);
       if (change === null || change === 0) return false;
       if (task !== "" && item.task !== Number(task)) return false;
+      if (task === "" && apart && data.tasks[item.task].likelihood) return false;
       if (direction && (change > 0 ? "better" : "worse") !== direction) return false;
       if (!words) return true;
       return [item.prompt, item.target, item.outputs[a], item.outputs[b]].join("\n").toLowerCase().includes(words);

@@ -72,8 +72,8 @@ def test_an_undecided_guard_says_what_would_have_been_found():
     found = by_heading(small((10, 40), (30, 26)))["Guards"]
     assert found.text.startswith("No guard is measurably worse")
     assert found.lines == (
-        "? undecided: memory −6.7 (±12.6)",  # noqa: RUF001
-        "(±: the smallest change that would be found four times in five)",
+        "? undecided: memory −6.7 (detectable 12.6)",  # noqa: RUF001
+        "(detectable: the smallest change that would be found four times in five)",
     )
 
 

@@ -45,7 +45,7 @@ def size_text(task: TaskComparison, value: float | None) -> str:
     """An unsigned difference, such as the smallest detectable one."""
     if value is None:
         return DASH
-    return f"{100 * value:.1f}" if is_share(task) else plain(value)
+    return f"{100 * value:.1f}" if is_share(task) else f"{value:,.{_decimals(task)}f}"
 
 
 def interval_text(task: TaskComparison, pair: Pair) -> str:

@@ -155,9 +155,12 @@ def _marker(kind: str, x: float, y: float) -> str:
 
 
 def _axis(bars: Sequence[Bar]) -> tuple[float, float, float]:
-    """Low end, high end and step of the axis; 0 always lies on it."""
+    """Low end, high end and step of the axis; 0 always lies on it. Differences far below a point or a
+    percent look as small as they are.
+    """
+    smallest = 1.0 if is_share(bars[0].task) or bars[0].pair.ratio is not None else 1e-9
     ends = [0.0, *(v for bar in bars for v in (bar.low, bar.middle, bar.high) if v is not None)]
-    span = (max(ends) - min(ends)) or 1.0
+    span = max(max(ends) - min(ends), smallest)
     raw = span / 8
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)

@@ -221,13 +221,13 @@ def _rest_lines(rows: Sequence[Row]) -> tuple[str, ...]:
     if undecided:
         lines.append(f"{GLYPHS['inconclusive']} undecided: {', '.join(map(_undecided_text, undecided))}")
     if any(pair.mde is not None for _, pair in undecided):
-        lines.append("(±: the smallest change that would be found four times in five)")
+        lines.append("(detectable: the smallest change that would be found four times in five)")
     return tuple(lines)
 
 
 def _undecided_text(row: Row) -> str:
     task, pair = row
-    found = f" (±{size_text(task, pair.mde)})" if pair.mde is not None else ""
+    found = f" (detectable {size_text(task, pair.mde)})" if pair.mde is not None else ""
     return f"{task.task} {difference_text(task, pair.difference)}{found}"
 
 

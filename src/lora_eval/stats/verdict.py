@@ -72,8 +72,7 @@ def _caution(estimate: Estimate) -> str | None:
     if 0 < estimate.n < FEW_PAIRS:
         return f"only {estimate.n} pairs: fewer than {FEW_PAIRS} say little, whatever the interval"
     if estimate.n and not estimate.changed and estimate.ci_high is not None:
-        limit = max(abs(estimate.ci_low or 0.0), abs(estimate.ci_high))
-        return f"no item changed; a difference of up to {limit:.2g} is still possible"
+        return "no item changed; a difference within the interval is still possible"
     return None
 
 
