@@ -180,9 +180,10 @@ def _run(
 ) -> None:
     from lora_eval.cli.progress import progress_bar
     from lora_eval.export import export
+    from lora_eval.models.quiet import quiet as quieted
     from lora_eval.schema import dump_record
 
-    with progress_bar(not (quiet or as_json)) as progress:
+    with progress_bar(not (quiet or as_json)) as progress, quieted(bool(options.get("verbose"))):
         lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
     if as_json:
         click.echo(dump_record(lineage), nl=False)

@@ -28,7 +28,7 @@ def audit_tensor(
         rank=target.rank,
         scaling=target.scaling,
         applied=round(_projection(exact, delta)) if size else None,
-        kept=_projection(merged.float().sub_(start), delta) if size else None,
+        kept=_projection(merged.float() - start, delta) if size else None,
         changed=float((merged != start.to(merged.dtype)).float().mean()),
         relative_change=size / max(float(start.norm()), 1e-30),
         quantization_error=None if original is None else _relative_error(start, original.float()),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
-from lora_eval.data.messages import read_conversations
-from lora_eval.errors import DataError, InputError, TemplateError
+from lora_eval.errors import InputError
+from lora_eval.exporters.rows import read_rows, row_ids
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.models import load_tokenizer, read_lineage
 from lora_eval.records import Recipe
@@ -56,55 +54,9 @@ def calibration_rows(
         TemplateError: the rows are conversations and the model's tokenizer has no chat template.
     """
     tokenizer = load_tokenizer(model)
-    rows = [row for path in files for row in _read(path)]
+    rows = [row for path in files for row in read_rows(path)]
     chosen = random.Random(seed).sample(rows, min(samples, len(rows)))
-    if any(isinstance(row, list) for row in chosen) and not tokenizer.chat_template:
-        raise TemplateError(
-            f"{model}: its tokenizer has no chat template, so conversations cannot be rendered; set one with "
-            'lora-eval template, or give texts: {"text": ...}'
-        )
-    return [ids[:max_length] for row in chosen if (ids := _ids(tokenizer, row))]
-
-
-def _ids(tokenizer: Any, row: Any) -> list[int]:
-    if isinstance(row, str):
-        return list(tokenizer(row)["input_ids"])
-    rendered = tokenizer.apply_chat_template(row, tokenize=True, return_dict=True)
-    return list(rendered["input_ids"])
-
-
-def _read(path: Path) -> list[Any]:
-    """Return conversations, or texts where the file's first row has `text`."""
-    if _first_row_has_text(path):
-        return _read_texts(path)
-    return list(read_conversations(path))
-
-
-def _first_row_has_text(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        line = next((line for line in file if line.strip()), "")
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(row, dict) and "text" in row
-
-
-def _read_texts(path: Path) -> list[str]:
-    texts = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f'{path}: line {number}: expected {{"text": ...}}: {error}') from error
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{path}: line {number}: 'text' is empty or no text")
-        texts.append(text)
-    return texts
+    return [ids[:max_length] for row in chosen if (ids := row_ids(tokenizer, row))]
 
 
 def _trained_on(model: Path) -> str | None:

@@ -199,6 +199,8 @@ def _environment(scratch: Path) -> dict[str, str]:
     return os.environ | {
         # With two cores its default is one worker, and loading then asks for two and fails.
         "GPTQMODEL_CPU_WORKERS": str(max(2, min(cores, 8))),
+        # Packing in torch: its C++ extension is compiled on first use, 60 s of CPU where there is a compiler.
+        "GPTQMODEL_DISABLE_PACK_EXT": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TMPDIR": str(scratch),
         "PYTHONPATH": os.pathsep.join(part for part in path if part),

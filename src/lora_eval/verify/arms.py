@@ -1,0 +1,135 @@
+"""The two arms of a verification: found, described as variants, opened one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from lora_eval.errors import InputError, ModelError
+from lora_eval.fingerprint import fingerprint_folder
+from lora_eval.models import (
+    Resident,
+    load_tokenizer,
+    open_folder,
+    open_resident,
+    parse_arm,
+    read_lineage,
+    resolve_adapter,
+    resolve_model,
+)
+from lora_eval.models.locate import read_config
+from lora_eval.records import Variant, VariantKind
+from lora_eval.schema import suggest
+
+_KINDS = tuple(kind for kind in get_args(VariantKind) if kind != "served")
+_ADAPTER = "adapter_config.json"
+# What --quantize nf4 stands for, for adapters without a lineage: the QLoRA paper's settings.
+_NF4 = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPath:
+    """An arm as the command line names it, found on disk. `base` is set for adapters only."""
+
+    name: str
+    kind: VariantKind
+    path: Path
+    revision: str | None = None
+    base: Path | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are stored quantized (GPTQ, AWQ)."""
+        return self.kind != "adapter" and bool(
+            read_config(self.path, "config.json").get("quantization_config")
+        )
+
+    def variant(self) -> Variant:
+        """Return the arm as records name it; its parent is what its lineage says."""
+        lineage = read_lineage(self.path)
+        last = lineage.variants[-1] if lineage else None
+        return Variant(
+            kind=self.kind,
+            path=str(self.path),
+            revision=self.revision,
+            fingerprint=fingerprint_folder(self.path),
+            parent=last.parent if last else None,
+            made_by=last.made_by if last else None,
+        )
+
+    def open(self, *, dtype: str = "auto", quantize: str = "auto") -> Resident:
+        """Return the arm in memory as it is evaluated: an adapter on its base, quantized as in training and
+        in the same dtype.
+        """
+        if self.kind != "adapter" or self.base is None:
+            return open_folder(self.path, name=self.name, dtype=dtype)
+        lineage = read_lineage(self.path)
+        if dtype == "auto" and lineage is not None and lineage.base_dtype:
+            dtype = lineage.base_dtype
+        quantization = self._quantization(quantize)
+        resident = open_resident(
+            self.base, {self.name: self.path}, base_name="__base__", dtype=dtype, quantization=quantization
+        )
+        if (self.path / "tokenizer_config.json").is_file():
+            resident.tokenizer = load_tokenizer(self.path)
+        return resident
+
+    def _quantization(self, quantize: str) -> dict[str, Any] | None:
+        if quantize != "auto":
+            return dict(_NF4) if quantize == "nf4" else None
+        lineage = read_lineage(self.path)
+        return dict(lineage.quantization) if lineage and lineage.quantization else None
+
+
+def parse_arm_path(text: str, base: Path | None, *, option: str) -> ArmPath:
+    """Return the arm of `[NAME=][KIND:]PATH[@REVISION]`; `base` is what an adapter is opened on.
+
+    Raises:
+        InputError: an unknown kind, or an adapter without a base.
+        ModelError: there is no such model.
+    """
+    name, place, revision = parse_arm(text)
+    kind, colon, rest = place.partition(":")
+    if colon and not Path(place).expanduser().exists():
+        if kind not in _KINDS:
+            raise InputError(
+                f"{option} {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {', '.join(_KINDS)}"
+            )
+        place = rest
+    else:
+        kind = ""
+    given = Path(place).expanduser()
+    is_adapter = kind == "adapter" or (not kind and (given / _ADAPTER).is_file())
+    if not is_adapter:
+        folder = resolve_model(place, revision)
+        chosen = kind or _kind_of(folder)
+        return ArmPath(name or chosen, cast(VariantKind, chosen), folder, revision)
+    if base is None:
+        raise InputError(f"{option} {text}: an adapter needs the model it was trained on; give --base")
+    return ArmPath(name or "adapter", "adapter", resolve_adapter(place, revision), revision, base)
+
+
+def _kind_of(folder: Path) -> str:
+    """What the lineage says, else what the configuration shows."""
+    lineage = read_lineage(folder)
+    if lineage is not None:
+        return lineage.variants[-1].kind
+    method = (read_config(folder, "config.json").get("quantization_config") or {}).get("quant_method")
+    return str(method) if method in ("gptq", "awq") else "base"
+
+
+def arm_vocabulary(resident: Resident) -> int:
+    """Return the number of next tokens that the model distinguishes."""
+    head = resident.model.get_output_embeddings()
+    size = getattr(resident.model.config, "vocab_size", None)
+    if head is not None and getattr(head, "weight", None) is not None:
+        return int(head.weight.shape[0])
+    if size is None:
+        raise ModelError("the model says neither its vocabulary nor has an output layer")
+    return int(size)

@@ -1,0 +1,93 @@
+"""Limits of a verification, where they come from, and what breaks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_eval.errors import InputError
+from lora_eval.records import Divergence
+from lora_eval.schema import suggest
+
+KEYS = ("kl_mean", "kl_p99", "kl_max", "top1", "flips")
+FACTOR = 4.0
+# A 4-bit model is another model; these say whether it is still a usable stand-in.
+NEAR = {"kl_mean": 0.05, "top1": 0.9, "flips": 0.5}
+_NEAR_SOURCE = "defaults for 4-bit weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Limits by name: `kl_*` in nats and `flips` (share of prompts) from above, `top1` (share) from below."""
+
+    limits: dict[str, float]
+    source: str
+
+    def failures(self, measured: Divergence) -> tuple[str, ...]:
+        """Return one line for each limit that is broken."""
+        found = values_of(measured)
+        lines = []
+        for key, limit in self.limits.items():
+            value = found[key]
+            if value < limit if key == "top1" else value > limit:
+                side = "at least" if key == "top1" else "at most"
+                lines.append(f"{key} is {value:.3g}, {side} {limit:.3g} is allowed")
+        return tuple(lines)
+
+
+def values_of(measured: Divergence) -> dict[str, float]:
+    """Return the figures by the names that limits have."""
+    return {
+        "kl_mean": measured.mean_kl,
+        "kl_p99": measured.p99_kl,
+        "kl_max": measured.max_kl,
+        "top1": measured.top1_agreement,
+        "flips": measured.item_flips / measured.items,
+    }
+
+
+def parse_tolerance(texts: Sequence[str]) -> dict[str, float]:
+    """Return the limits of `kl_mean=0.001,top1=0.99` (InputError for an unknown name or no number)."""
+    limits: dict[str, float] = {}
+    for part in (part for text in texts for part in text.split(",") if part.strip()):
+        key, _, value = part.strip().partition("=")
+        if key not in KEYS:
+            raise InputError(
+                f"--tolerance {part}: unknown name '{key}'{suggest(key, KEYS)}; known: {', '.join(KEYS)}"
+            )
+        try:
+            limits[key] = float(value)
+        except ValueError:
+            raise InputError(f"--tolerance {part}: expected {key}=NUMBER") from None
+        if not math.isfinite(limits[key]) or limits[key] < 0:
+            raise InputError(f"--tolerance {part}: expected a number of at least 0")
+    return limits
+
+
+def from_floor(floor: Divergence, words: str, given: dict[str, float]) -> Tolerance:
+    """Return the limits of a model that must equal the reference: FACTOR times its own rounding noise."""
+    noise = 1 - floor.top1_agreement
+    # The share of tokens at which rounding decides is itself only estimated: two standard errors of a count.
+    spread = 2 * math.sqrt(max(noise, 1 / floor.tokens) / floor.tokens)
+    limits = {
+        "kl_mean": FACTOR * floor.mean_kl,
+        "kl_p99": FACTOR * floor.p99_kl,
+        "top1": max(0.0, 1 - FACTOR * noise - spread),
+    }
+    source = (
+        f"{FACTOR:g} times the noise floor: {words} (mean KL {floor.mean_kl:.2g}, p99 {floor.p99_kl:.2g}, "
+        f"top-1 {floor.top1_agreement:.4f} over {floor.tokens} tokens)"
+    )
+    return _with_given(limits, source, given)
+
+
+def near(given: dict[str, float]) -> Tolerance:
+    """Return the limits of a quantized model."""
+    return _with_given(dict(NEAR), _NEAR_SOURCE, given)
+
+
+def _with_given(limits: dict[str, float], source: str, given: dict[str, float]) -> Tolerance:
+    if given:
+        source += f"; given by hand: {', '.join(f'{key}={value:g}' for key, value in given.items())}"
+    return Tolerance(limits | given, source)
