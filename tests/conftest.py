@@ -25,7 +25,6 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(_CACHE / "huggingface"),
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "MPLCONFIGDIR": str(_CACHE / "matplotlib"),
     "TOKENIZERS_PARALLELISM": "false",
     "COLUMNS": "110",
     "NO_COLOR": "1",
