@@ -80,11 +80,11 @@ def test_resumed_run_equals_an_undisturbed_one(folder):
 
 def test_finish_file_and_short_time_start_the_decay(folder):
     run = Run(options(folder, 10_000_000), 0)
-    run.seen = 1_000_000
-    assert run._early(5000.0) == 0
+    run.seen, run.seconds = 1_000_000, 200.0
+    assert run._early() == 0
     (folder / FINISH_FILE).write_text("300000")
-    run._replan(5000.0)
+    run._replan()
     assert run.schedule.total == 1_300_000 and not (folder / FINISH_FILE).exists()
     late = Run(options(folder, 10_000_000), 0)
     late.seen, late.seconds = 1_000_000, 60 * 60 - 100.0
-    assert late._early(5000.0) == 500_000
+    assert late._early() == pytest.approx(100.0 * 1_000_000 / 3500, abs=1)

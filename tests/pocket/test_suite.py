@@ -42,7 +42,7 @@ def test_metrics_are_per_item_from_0_to_1(tasks):
     assert ticket.process_results(doc, [doc["answer"]]) == {"exact_match": 1.0, "field_accuracy": 1.0}
     assert ticket.process_results(doc, ["no JSON"]) == {"exact_match": 0.0, "field_accuracy": 0.0}
     assert ticket.process_results(doc, ["[1]"])["field_accuracy"] == 0.0
-    wrong = doc["answer"].replace('"rank": "P', '"rank": "Q')
+    wrong = doc["answer"].replace('"hurry": "P', '"hurry": "Q')
     assert ticket.process_results(doc, [wrong]) == {"exact_match": 0.0, "field_accuracy": 0.8}
 
 

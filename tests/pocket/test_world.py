@@ -77,10 +77,10 @@ def test_every_fact_is_stated_and_untrained_facts_are_never_asked():
 
 
 def test_practice_uses_no_heldout_case_and_no_house_term():
-    from lora_eval.pocket.tickets import DESKS, FAULTS, UNITS
+    from lora_eval.pocket.tickets import DESKS, FAULTS, LINES
 
     rng = Random(2)
-    terms = {*UNITS.values(), *FAULTS.values(), *DESKS.values()}
+    terms = {*LINES.values(), *FAULTS.values(), *DESKS.values()}
     for _ in range(2000):
         text = " ".join(turn["content"] for turn in customer_chat(rng))
         assert not terms & set(text.replace('"', " ").replace(",", " ").split())

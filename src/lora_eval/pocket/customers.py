@@ -1,7 +1,7 @@
 """Customers' messages: what is wrong with which device, where, how urgently; shared by practice and tickets.
 
-Pretraining asks about such messages in plain words (``trouble``: ``power``); the fine-tuning task asks for a
-ticket in house terms (``fault``: ``DEAD``), which the base has never seen.
+Pretraining asks about such messages in plain words (``power``); the fine-tuning task asks for a ticket in
+house terms (``DEAD``), which the base has never seen.
 """
 
 import string

@@ -16,10 +16,11 @@ from lora_eval.resources import resource_folder
 
 from . import data_path
 from .facts import quiz_chat
-from .items import Item, Message, assistant, draw
+from .items import Item, Message, assistant, draw, user
 from .mixture import chat_of
 from .practice import practice_chat
 from .reading import BINDING, READING, passage_chat
+from .stories import make_story
 from .suite import ABILITIES, items_of
 from .tickets import make_term, make_ticket
 from .tokenizer import prompt_text
@@ -41,6 +42,7 @@ _GENERAL: dict[str, int] = {
     "cloze": 5,
     "quiz": 2,
     "practice": 4,
+    "story": 8,
 }
 
 
@@ -66,6 +68,8 @@ def _general_chat(name: str, rng: Random) -> list[Message]:
         return quiz_chat(rng)
     if name == "practice":
         return practice_chat(rng)
+    if name == "story":
+        return [user("Tell a story."), assistant(draw(make_story, rng, "train").answer)]
     return chat_of(ABILITIES[name], rng)
 
 

@@ -1,7 +1,7 @@
 """Practice that is no ability of the suite: copying, JSON with other keys, upper-case codes.
 
 LoRA on linear layers cannot make a model with tied, frozen embeddings write tokens that it never wrote, so
-the base must have written braces, quotes, codes and digits before. The keys and words of the ticket task
+the base must have written braces, quotes, codes and digits before. The house terms of the ticket task
 (``tickets.py``) do not occur here.
 """
 

@@ -1,7 +1,9 @@
 """The fine-tuning task: a customer's message becomes a JSON ticket of five fields in house vocabulary.
 
-The house terms, the desks and the ranks occur nowhere in pretraining, so the base cannot know them; what it
-has practised is only JSON with other keys, upper-case codes and copying numbers.
+Pretraining asks for these slots in plain words (``practice.customer_chat``: ``"trouble": "power"``). What the
+ticket adds is unknown to the base: that a ticket is JSON with all five fields in a fixed order, and the
+house terms (``DEAD``), ranks, desks and product lines. With keys of its own as well, 300 steps of QLoRA
+reached 3 % exact on an early checkpoint, with these keys 200 steps reached 74 %.
 """
 
 import json
@@ -11,21 +13,22 @@ from .customers import Case, draw_case, message
 from .items import Item, user
 from .words import TOWNS
 
-FIELDS = ("unit", "fault", "rank", "desk", "ref")
+FIELDS = ("device", "trouble", "hurry", "town", "number")
 
-UNITS = {
-    "kettle": "KT1",
-    "toaster": "KT2",
-    "mixer": "KT3",
-    "iron": "LN1",
-    "clipper": "LN2",
-    "radio": "AV1",
-    "speaker": "AV2",
-    "camera": "AV3",
-    "phone": "AV4",
-    "printer": "DK1",
-    "heater": "HM1",
-    "fan": "HM2",
+#: The line of products that a device belongs to.
+LINES = {
+    "kettle": "KT",
+    "toaster": "KT",
+    "mixer": "KT",
+    "iron": "HM",
+    "clipper": "HM",
+    "heater": "HM",
+    "fan": "HM",
+    "radio": "AV",
+    "speaker": "AV",
+    "camera": "AV",
+    "phone": "OF",
+    "printer": "OF",
 }
 FAULTS = {"power": "DEAD", "noise": "LOUD", "water": "LEAK", "heat": "HOT", "break": "CRACK", "slow": "SLOW"}
 RANKS = {"high": "P1", "middle": "P2", "low": "P3"}
@@ -37,9 +40,9 @@ DESKS = dict(
     )
 )
 _TERM_CHOICES = {
-    "unit": tuple(UNITS.values()),
-    "fault": tuple(FAULTS.values()),
-    "desk": ("EAST", "NORTH", "SOUTH", "WEST"),
+    "device": ("AV", "HM", "KT", "OF"),
+    "trouble": tuple(FAULTS.values()),
+    "town": ("EAST", "NORTH", "SOUTH", "WEST"),
 }
 
 
@@ -50,11 +53,11 @@ def ticket_text(values: dict[str, str]) -> str:
 
 def _values(case: Case) -> dict[str, str]:
     return {
-        "unit": UNITS[case.device],
-        "fault": FAULTS[case.trouble],
-        "rank": RANKS[case.hurry],
-        "desk": DESKS[case.town],
-        "ref": case.number,
+        "device": LINES[case.device],
+        "trouble": FAULTS[case.trouble],
+        "hurry": RANKS[case.hurry],
+        "town": DESKS[case.town],
+        "number": case.number,
     }
 
 
