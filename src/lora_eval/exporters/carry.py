@@ -41,7 +41,10 @@ def carry_tokenizer(sources: list[Path], out: Path) -> Path:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
         if (source / _TEMPLATES).is_dir():
-            shutil.copytree(source / _TEMPLATES, out / _TEMPLATES, copy_function=shutil.copyfile)
+            # gptqmodel has saved the tokenizer there already; ours go over it.
+            shutil.copytree(
+                source / _TEMPLATES, out / _TEMPLATES, copy_function=shutil.copyfile, dirs_exist_ok=True
+            )
         return source
     places = " and ".join(str(source) for source in sources)
     raise ModelError(f"no tokenizer in {places}; expected tokenizer.json and tokenizer_config.json")
