@@ -2,6 +2,7 @@
 
 from lora_eval.records.base import Record
 from lora_eval.records.comparison import Arm, Comparison, Pair, TaskComparison, Verdict
+from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult
 from lora_eval.records.suite import EvalSuite, TaskEntry
@@ -22,6 +23,7 @@ __all__ = [
     "Lineage",
     "LoadedRun",
     "LossPoint",
+    "MergeAudit",
     "Pair",
     "Recipe",
     "Record",
@@ -33,6 +35,7 @@ __all__ = [
     "TaskComparison",
     "TaskEntry",
     "TaskResult",
+    "TensorAudit",
     "TrainingLog",
     "Variant",
     "VariantKind",
