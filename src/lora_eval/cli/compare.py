@@ -102,12 +102,12 @@ def _compare(
     batch_tokens = _batch_tokens(options["batch_tokens"])
     margins = dict(_margin(text) for text in options["margins"])
     tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
+    if not tasks and not options["suites"]:
+        raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
     if options["include_path"] and not tasks:
         raise InputError(
             "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
         )
-    if not tasks and not options["suites"]:
-        raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
     arms = _arms(base, adapters, others, options)
     arms.check()
     progress("loading the tasks", 0, 1)
