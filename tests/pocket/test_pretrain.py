@@ -19,11 +19,11 @@ def folder(tmp_path_factory):
 
 
 def options(folder, tokens):
-    return Options(folder, tokens, 60.0, 0.5, 0.015, 4e-3, 0, 1, 1000.0)
+    return Options(folder, tokens, 60.0, tokens // 2, 0.015, 4e-3, 0, 1, 1000.0)
 
 
 def test_schedule_warms_up_holds_and_decays_to_two_percent():
-    schedule = Schedule.of(10_000_000, 0.5)
+    schedule = Schedule(5_000_000, 10_000_000)
     assert schedule.factor(0) < 1e-4
     assert schedule.factor(200_000) == schedule.factor(5_000_000 - 1) == 1.0
     assert schedule.factor(7_500_000) == pytest.approx(0.51)
@@ -32,7 +32,7 @@ def test_schedule_warms_up_holds_and_decays_to_two_percent():
 
 @pytest.mark.parametrize("seen", [2_000_000, 7_500_000])
 def test_finishing_early_goes_on_from_the_present_rate(seen):
-    schedule = Schedule.of(10_000_000, 0.5)
+    schedule = Schedule(5_000_000, 10_000_000)
     early = schedule.finishing_in(seen, 1_000_000)
     assert early.total == seen + 1_000_000
     assert early.factor(seen) == pytest.approx(schedule.factor(seen), abs=1e-6)

@@ -22,12 +22,12 @@ from .run import Options, work
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m lora_eval.pocket.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the model")
-    parser.add_argument("--tokens", type=int, default=11_000_000, help="tokens to train on")
+    parser.add_argument("--tokens", type=int, default=10_508_000, help="tokens to train on")
     parser.add_argument(
         "--minutes", type=float, default=170.0, help="decay early if the tokens would take longer"
     )
     parser.add_argument(
-        "--decay-share", type=float, default=0.55, help="last part of the run with falling rate"
+        "--decay-tokens", type=int, default=5_734_062, help="the last so many with a falling rate"
     )
     parser.add_argument("--muon-rate", type=float, default=0.015)
     parser.add_argument("--adam-rate", type=float, default=4e-3)

@@ -28,7 +28,7 @@ class Options:
     out: Path
     tokens: int
     minutes: float
-    decay_share: float
+    decay_tokens: int
     muon_rate: float
     adam_rate: float
     seed: int
@@ -48,7 +48,7 @@ class Run:
         others = [p for n, p in self.network.named_parameters() if p.ndim == 1 or "embed" in n]
         self.muon = Muon(matrices)
         self.adam = torch.optim.AdamW(others, lr=options.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
-        self.schedule = Schedule.of(options.tokens, options.decay_share)
+        self.schedule = Schedule(options.tokens - options.decay_tokens, options.tokens)
         self.step, self.seen, self.seconds = 0, 0, 0.0
         self._resume()
 
@@ -162,7 +162,7 @@ class Run:
             return 0
         # The mean speed of the whole run: on shared cores that of 50 steps varies by a factor of five.
         fitting = self.seen / self.seconds * (60 * self.options.minutes - self.seconds)
-        share = self.options.decay_share
+        share = self.options.decay_tokens / self.options.tokens
         decays = fitting <= self.seen * share / (1 - share)
         return max(int(fitting), 3072) if decays and fitting < self.schedule.total - self.seen else 0
 

@@ -14,11 +14,6 @@ class Schedule:
     decay_start: int
     total: int
 
-    @classmethod
-    def of(cls, total: int, decay_share: float) -> "Schedule":
-        """The plan for a budget of ``total`` tokens whose last ``decay_share`` decays."""
-        return cls(int(total * (1 - decay_share)), total)
-
     def factor(self, seen: int) -> float:
         """The multiple of the peak rate after ``seen`` tokens."""
         if seen < _WARM_UP_TOKENS:
