@@ -12,22 +12,21 @@ _LOST = 0.5  # a change of which rounding kept less than half is not the adapter
 
 
 def audit_tensor(
-    name: str, target: Target, base: Any, delta: Any, merged: Any, original: Any | None
+    name: str, target: Target, *, base: Any, delta: Any, summed: Any, merged: Any, original: Any | None
 ) -> TensorAudit:
     """Return the audit of one merged weight; all arguments shaped (out, in).
 
-    `base` is what the change was added to, `merged` the stored result, `original` the base before
-    quantization (None where it was not quantized).
+    `base` is what the change was added to, `summed` the sum before rounding, `merged` the stored result,
+    `original` the base before quantization (None where it was not quantized).
     """
     start = base.float()
     size = float(delta.norm())
-    exact = (start + delta).sub_(start)
     return TensorAudit(
         tensor=name,
         module=target.module,
         rank=target.rank,
         scaling=target.scaling,
-        applied=round(_projection(exact, delta)) if size else None,
+        applied=round(_projection(summed - start, delta)) if size else None,
         kept=_projection(merged.float() - start, delta) if size else None,
         changed=float((merged != start.to(merged.dtype)).float().mean()),
         relative_change=size / max(float(start.norm()), 1e-30),

@@ -52,7 +52,8 @@ class Adapter:
         if self.path.suffix != ".safetensors":
             raise ModelError(f"{self.path}: only adapters saved as safetensors can be merged; save it again")
         self._shapes = {name: info.shape for name, info in read_header(self.path).items()}
-        self.targets = self._read_targets()
+        modules, self.copies = self._sort()
+        self.targets = self._read_targets(modules)
 
     def delta(self, target: Target) -> Any:
         """Return scaling * (B @ A) in float32, shaped (out, in) as `nn.Linear` stores it."""
@@ -69,20 +70,36 @@ class Adapter:
         name = f"{_PREFIX}{target.module}"
         return self._shapes[f"{name}.lora_B.weight"][0], self._shapes[f"{name}.lora_A.weight"][1]
 
-    def _read_targets(self) -> dict[str, Target]:
-        modules = []
+    def copy_of(self, module: str) -> Any:
+        """Return the whole weight that the file holds for a module of `copies`."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.copies[module])
+
+    def _sort(self) -> tuple[list[str], dict[str, str]]:
+        """Return the modules with a lora_A, and the tensors that hold a module's whole weight."""
+        modules, copies = [], {}
         for name in self._shapes:
             module, _, part = name.removeprefix(_PREFIX).rpartition(".lora_")
-            if part not in ("A.weight", "B.weight") or not name.startswith(_PREFIX):
+            whole = name.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".base_layer")
+            if not name.startswith(_PREFIX):
+                raise ModelError(f"{self.path}: holds '{name}', which PEFT does not name so")
+            if part == "A.weight":
+                modules.append(module)
+            elif ".lora_" not in name and name.endswith(".weight"):
+                copies[whole] = name
+            elif part != "B.weight":
                 raise ModelError(
                     f"{self.path}: holds '{name}', which is not the A or B of a linear layer; merging such "
                     "an adapter is not supported yet (merge it with PEFT's merge_and_unload and check it by "
                     "lora-eval verify)"
                 )
-            if part == "A.weight":
-                modules.append(module)
+        return modules, copies
+
+    def _read_targets(self, modules: list[str]) -> dict[str, Target]:
         missing = [module for module in modules if f"{_PREFIX}{module}.lora_B.weight" not in self._shapes]
-        if missing or 2 * len(modules) != len(self._shapes):
+        if missing or 2 * len(modules) + len(self.copies) != len(self._shapes):
             raise ModelError(f"{self.path}: some of its layers have only one of lora_A and lora_B")
         return {module: self._target(module) for module in modules}
 

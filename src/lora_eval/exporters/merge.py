@@ -134,8 +134,28 @@ def _output_dtype(request: ExportRequest, base: BaseFiles) -> str:
     return str(dtype)
 
 
+def _check_copies(adapter: Adapter, base: BaseFiles) -> None:
+    """PEFT stores embeddings whole beside LoRA on them; they must be the base's, else they were trained."""
+    import torch
+    from safetensors import safe_open
+
+    places = {name: path for path, tensors in base.shards.items() for name in tensors}
+    for module in adapter.copies:
+        name = base.modules.get(module, f"{module}.weight")
+        same = name in places
+        if same:
+            with safe_open(places[name], framework="pt") as file:
+                same = torch.equal(file.get_tensor(name).float(), adapter.copy_of(module).float())
+        if not same:
+            raise ModelError(
+                f"{adapter.path}: holds a whole weight for {module} that is not the base's: it was "
+                "trained or resized; merging that is not supported yet"
+            )
+
+
 def _match_targets(adapter: Adapter, base: BaseFiles) -> dict[str, Target]:
     """Return the adapter's targets by the name of the tensor that each changes."""
+    _check_copies(adapter, base)
     found: dict[str, Target] = {}
     for module, target in adapter.targets.items():
         if module in base.tied:
@@ -236,8 +256,12 @@ class _Merge:
             self.untouched += 1
         else:
             delta = self.plan.adapter.delta(target)  # (out, in)
-            merged = (base.float() + delta).to(dtype)  # one rounding
-            self.rows.append(audit_tensor(name, target, base, delta, merged, original))
+            summed = base.float() + delta
+            merged = summed.to(dtype)  # the only rounding
+            row = audit_tensor(
+                name, target, base=base, delta=delta, summed=summed, merged=merged, original=original
+            )
+            self.rows.append(row)
         return _finite(name, merged.T.contiguous() if layer.transposed else merged)
 
 

@@ -78,6 +78,11 @@ class ArmPath:
         )
         if (self.path / "tokenizer_config.json").is_file():
             resident.tokenizer = load_tokenizer(self.path)
+        if (self.path / "generation_config.json").is_file():
+            from transformers import GenerationConfig
+
+            settings = GenerationConfig.from_pretrained(self.path, local_files_only=True)
+            resident.model.generation_config = settings
         return resident
 
     def _quantization(self, quantize: str) -> dict[str, Any] | None:

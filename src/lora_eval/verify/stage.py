@@ -153,7 +153,23 @@ def _token_failures(
             f"{different} of {len(ids)} prompts become other token ids with the candidate's own "
             "tokenizer and chat template"
         )
+    stops = _stop_ids(reference), _stop_ids(candidate)
+    if stops[0] != stops[1]:
+        failures.append(
+            f"the candidate's generation stops at token {_listed(stops[1])}, the reference's at "
+            f"{_listed(stops[0])}"
+        )
     return tuple(failures)
+
+
+def _stop_ids(resident: Resident) -> list[int]:
+    """Return the tokens at which generation ends; an adapter's folder may have its own settings."""
+    found = resident.model.generation_config.eos_token_id
+    return [] if found is None else [found] if isinstance(found, int) else sorted(found)
+
+
+def _listed(ids: list[int]) -> str:
+    return ", ".join(map(str, ids)) or "none"
 
 
 def _record(

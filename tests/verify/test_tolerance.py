@@ -1,0 +1,70 @@
+"""Limits: parsed, derived from the floor, broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_eval.errors import InputError
+from lora_eval.records import Divergence
+from lora_eval.verify.arithmetic import floor_dtype
+from lora_eval.verify.tolerance import FACTOR, from_floor, near, parse_tolerance
+
+
+def divergence(mean=1e-4, top1=0.99, flips=0):
+    return Divergence(tokens=1000, mean_kl=mean, p99_kl=10 * mean, max_kl=20 * mean, top1_agreement=top1,
+                      items=20, item_flips=flips)  # fmt: skip
+
+
+def test_limits_are_parsed():
+        "kl_mean": 1e-3,
+        "top1": 0.99,
+        "flips": 0.0,
+    }
+    assert parse_tolerance([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    limits = {"kl_mean": 1e-3, "top1": 0.99, "flips": 0.0}
+    assert parse_tolerance(["kl_mean=1e-3,top1=0.99", "flips=0"]) == limits
+     ("kl_max=nan", "least 0")],
+)  # fmt: skip
+def test_faulty_limits(text, said):
+    with pytest.raises(InputError, match=said):
+        parse_tolerance([text])
+
+
+def test_a_model_at_the_floor_passes_and_one_far_above_fails():
+    floor = divergence()
+    tolerance = from_floor(floor, "words", {})
+    assert tolerance.failures(floor) == ()
+    assert tolerance.failures(divergence(mean=1e-4 * FACTOR)) == ()
+    assert len(tolerance.failures(divergence(mean=1.01e-4 * FACTOR))) == 2
+    assert tolerance.failures(divergence(top1=0.9)) == ("top1 is 0.9, at least 0.954 is allowed",)
+    assert "noise floor: words" in tolerance.source
+
+
+def test_without_noise_only_the_same_passes():
+    floor = divergence(mean=0.0, top1=1.0)
+    assert from_floor(floor, "", {}).failures(divergence(mean=0.0, top1=1.0)) == ()
+    assert from_floor(floor, "", {}).failures(divergence(mean=1e-9, top1=1.0)) != ()
+
+
+def test_limits_given_by_hand_replace_single_ones():
+    tolerance = near({"kl_mean": 1.0})
+    assert tolerance.failures(divergence(mean=0.5)) == ()
+    assert tolerance.failures(divergence(mean=0.5, flips=11)) == ("flips is 0.55, at most 0.5 is allowed",)
+    assert "given by hand: kl_mean=1" in tolerance.source
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "dtype"),
+    [
+        ("bfloat16", "bfloat16", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float32", "float32", "float64"),
+        ("bfloat16", "float32", "float32"),
+    ],
+)
+def test_the_floor_is_measured_in_another_arithmetic(reference, candidate, dtype):
+    assert floor_dtype(reference, candidate) == dtype
