@@ -38,6 +38,11 @@ def test_the_adapter_folder_is_complete(finished, tiny_llama: Path) -> None:
     assert settings["eos_token_id"] == 257
 
 
+def test_every_file_is_as_readable_as_the_umask_says(finished) -> None:
+    rights = {path.stat().st_mode & 0o777 for path in finished.out.glob("*") if path.is_file()}
+    assert rights == {(finished.out / "lineage.json").stat().st_mode & 0o777}
+
+
 def test_templates_travel_with_the_tokenizer(finished) -> None:
     from lora_eval.chat import named_text
     from lora_eval.models import load_tokenizer

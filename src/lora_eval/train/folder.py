@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,7 @@ class OutputFolder:
 
     def finish(self, *, keep_checkpoints: bool) -> None:
         """Move the finished files into place, and remove what only an unfinished run needs."""
+        _make_readable(self.unfinished)
         for path in sorted(self.unfinished.iterdir(), key=lambda path: (path.name == _LAST, path.name)):
             target = self.path / path.name
             if target.is_dir():
@@ -112,6 +114,15 @@ class OutputFolder:
                 f"{self.path}: holds an unfinished run with another {' and another '.join(changed)}; "
                 "give what it was started with to resume it, or another --out"
             )
+
+
+def _make_readable(folder: Path) -> None:
+    """Give every file the rights that the umask says: safetensors leaves its own for the owner only."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 @contextlib.contextmanager
