@@ -16,19 +16,21 @@ def divergence(mean=1e-4, top1=0.99, flips=0):
 
 
 def test_limits_are_parsed():
-        "kl_mean": 1e-3,
-        "top1": 0.99,
-        "flips": 0.0,
-    }
+    limits = {"kl_mean": 1e-3, "top1": 0.99, "flips": 0.0}
+    assert parse_tolerance(["kl_mean=1e-3,top1=0.99", "flips=0"]) == limits
     assert parse_tolerance([]) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    limits = {"kl_mean": 1e-3, "top1": 0.99, "flips": 0.0}
-    assert parse_tolerance(["kl_mean=1e-3,top1=0.99", "flips=0"]) == limits
-     ("kl_max=nan", "least 0")],
-)  # fmt: skip
+    [
+        ("kl_men=1", "did you mean 'kl_mean'"),
+        ("top1=high", "NUMBER"),
+        ("top1", "NUMBER"),
+        ("kl_max=-1", "least 0"),
+        ("kl_max=nan", "least 0"),
+    ],
+)
 def test_faulty_limits(text, said):
     with pytest.raises(InputError, match=said):
         parse_tolerance([text])

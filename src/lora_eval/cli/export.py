@@ -142,7 +142,6 @@ def _plugin_command(name: str) -> click.Command:
         pairs: tuple[str, ...],
         out: Path,
         as_json: bool,
-        verbose: bool,
         quiet: bool,
     ) -> None:
         from lora_eval.models import parse_arm, resolve_adapter, resolve_model

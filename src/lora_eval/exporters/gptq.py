@@ -152,22 +152,23 @@ def _quantize(request: ExportRequest, settings: dict[str, Any], rows: list[list[
         values = {"model": str(request.base), "out": str(request.out), "settings": settings, "rows": rows}
         task.write_text(json.dumps(values), "utf-8")
         log = Path(scratch) / "log.txt"
-        with log.open("wb") as sink:
-            worker = subprocess.Popen(
+        with (
+            log.open("wb") as sink,
+            subprocess.Popen(
                 [sys.executable, "-m", "lora_eval.exporters.gptq_worker", str(task)],
                 stdout=subprocess.PIPE,
                 stderr=None if request.options.get("verbose") else sink,
                 env=_environment(Path(scratch)),
                 cwd=scratch,
                 text=True,
-            )
+            ) as worker,
+        ):
             try:
                 answer = _follow(worker.stdout or (), request)
                 status = worker.wait()
             finally:
                 if worker.poll() is None:
                     worker.kill()
-                    worker.wait()
         if status or "modules" not in answer:
             raise _failure(answer, log, status)
     return int(answer["modules"])

@@ -1,0 +1,66 @@
+"""`lora-eval export`: what people type, what they get back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_merge_writes_a_model_and_prints_its_lineage(run_cli, tiny_llama, tiny_adapter, tmp_path):
+    out = tmp_path / "out"
+    done = run_cli("export", "merge", "--base", tiny_llama, "--adapter", tiny_adapter, "--out", out, "--json")
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "lineage.json").read_text())
+    again = run_cli("export", "merge", "--base", tiny_llama, "--adapter", tiny_adapter, "--out", out)
+    assert again.status == 2
+    assert "is not empty" in again.stderr
+    assert again.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("merge", "--base", "./nowhere", "--adapter", "./a"), "nowhere: no such folder"),
+        (("gptq", "--model", "./nowhere"), "nowhere: no such folder"),
+        (("merg", "--model", "./a"), "Did you mean 'merge'"),
+        (("merge", "--base", "./a"), "Missing option '--adapter'"),
+    ],
+)
+def test_what_cannot_work_ends_with_2(run_cli, tmp_path, arguments, said):
+    done = run_cli("export", *arguments, "--out", tmp_path / "out")
+    assert done.status == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_gptq_names_the_layers_that_do_not_fit(run_cli, tiny_llama, tmp_path):
+    calibration = tmp_path / "rows.jsonl"
+    calibration.write_text('{"text": "one"}\n')
+    options = ("--calibration", calibration, "--group-size", 128, "--out", tmp_path / "out")
+    done = run_cli("export", "gptq", "--model", tiny_llama, *options)
+    assert done.status == 2
+    assert "q_proj (64)" in done.stderr
+    assert "group sizes that fit every layer: 64, 32" in done.stderr
+
+
+def test_help_lists_the_exporters_with_examples(run_cli):
+    done = run_cli("export", "--help")
+    assert done.status == 0
+    assert "gptq" in done.stdout
+    assert "lora-eval export merge --base ./base" in done.stdout
+
+
+@pytest.mark.usefixtures("plugin_example")
+def test_an_exporter_of_another_package(run_cli, tiny_llama, tmp_path):
+    assert "acme-copy" in run_cli("export", "--help").stdout
+    done = run_cli("export", "acme-copy", "--model", tiny_llama, "--out", tmp_path / "out")
+    assert done.status == 0, done.stderr
+    done = run_cli(
+        "export", "acme-copy", "--model", tiny_llama, "--option", "a=1", "--out", tmp_path / "other"
+    )
+    assert done.status == 2
+    assert "has no option 'a'" in done.stderr
+    done = run_cli("export", "acme-copy", "--model", tiny_llama, "--option", "a", "--out", tmp_path / "other")
+    assert done.status == 2
+    assert "expected KEY=VALUE" in done.stderr

@@ -1,0 +1,125 @@
+"""GPTQ: shapes are checked before anything is loaded; the result is normalised and near the model."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+
+import pytest
+
+from lora_eval.errors import InputError, MissingExtraError, ModelError
+from lora_eval.export import export
+from lora_eval.exporters.base_files import linear_inputs
+from lora_eval.exporters.gptq import choose_group_size, require_gptqmodel
+from lora_eval.models import read_lineage
+from lora_eval.verify import ArmPath, verify
+from tests.conftest import save_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    rows = [
+        [
+            {"role": "user", "content": f"Where is item {n}?"},
+            {"role": "assistant", "content": f"In room {n * 7}."},
+        ]
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def quantized(qlora, chats, tmp_path_factory):
+    out = tmp_path_factory.mktemp("quantized") / "gptq"
+    seen = []
+    lineage = export(
+        "gptq",
+        base=qlora / "trained",
+        adapter=None,
+        out=out,
+        options={"calibration": chats, "samples": 32},
+        progress=lambda what, done, total: seen.append((what, done, total)),
+    )
+    return out, lineage, seen
+
+
+def test_the_quantized_model_is_stored_whole_and_normalised(quantized):
+    out, lineage, seen = quantized
+    assert [variant.kind for variant in lineage.variants] == ["base", "adapter", "merged", "gptq"]
+    assert lineage == read_lineage(out)
+    arguments = lineage.steps[-1].arguments
+    assert (arguments["bits"], arguments["group_size"], arguments["modules_quantized"]) == (4, 64, 14)
+    assert (arguments["sym"], arguments["desc_act"], arguments["calibration_rows"]) == (True, False, 32)
+    for name in ("config.json", "quantize_config.json"):
+        text = (out / name).read_text()
+        assert "offload_to_disk_path" not in text
+        assert "lora-eval-gptq" not in text  # the worker's temporary folder
+    assert (out / "tokenizer.json").is_file()
+    assert (out / "chat_template.jinja").is_file()
+    assert seen[-1] == ("quantizing", 2, 2)
+
+
+# Loading a GPTQ model makes gptqmodel create a temporary folder, which it leaves to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_it_is_near_the_model_but_not_equal(qlora, quantized, chats):
+    merged = ArmPath("merged", "merged", qlora / "trained")
+    record = verify(merged, ArmPath("gptq", "gptq", quantized[0]), chats)
+    assert record.expected == "near"
+    assert record.floor is None
+    # Random weights of ten times the usual size: every bit lost is heard. Unrelated models are at 1 to 8.
+    assert 1e-4 < record.measured.mean_kl < 0.5
+    gc.collect()
+
+
+def test_a_quantized_model_is_not_quantized_again(quantized, chats, tmp_path):
+    with pytest.raises(ModelError, match="already quantized"):
+        export("gptq", base=quantized[0], adapter=None, out=tmp_path / "out", options={"calibration": chats})
+
+
+def test_an_input_size_that_no_group_divides(tmp_path, chats):
+    """As in stories260K: 172 input columns of down_proj."""
+    save_tiny_llama(tmp_path / "model", intermediate_size=172)
+    with pytest.raises(ModelError) as caught:
+        export(
+            "gptq",
+            base=tmp_path / "model",
+            adapter=None,
+            out=tmp_path / "out",
+            options={"calibration": chats},
+        )
+    message = str(caught.value)
+    assert "model.layers.0.mlp.down_proj (172)" in message
+    assert "input size of 2 layers" in message
+    assert "no usual group size (128, 64, 32) fits" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sizes_that_would_fit_are_named(tiny_llama):
+    inputs = linear_inputs(tiny_llama)
+    assert set(inputs.values()) == {64, 128}
+    assert not any("lm_head" in name for name in inputs)
+    assert choose_group_size(tiny_llama, inputs, None) == 64
+    assert choose_group_size(tiny_llama, inputs, 32) == 32
+    with pytest.raises(ModelError, match=r"group size 128 does not divide .*fit every layer: 64, 32"):
+        choose_group_size(tiny_llama, inputs, 128)
+    with pytest.raises(InputError, match="--group-size 48: expected one of 32, 64, 128"):
+        choose_group_size(tiny_llama, inputs, 48)
+
+
+def test_without_gptqmodel_the_pip_command_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(MissingExtraError, match=r"gptqmodel and optimum.*pip install 'lora-eval\[gptq\]'"):
+        require_gptqmodel()
+
+
+def test_a_hidden_gptqmodel_is_still_found(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gptqmodel", None)
+    require_gptqmodel()
+
+
+def test_an_adapter_must_be_merged_first(tiny_llama, tiny_adapter, tmp_path):
+    with pytest.raises(InputError, match="merge the adapter first"):
+        export("gptq", base=tiny_llama, adapter=tiny_adapter, out=tmp_path / "out")
