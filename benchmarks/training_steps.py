@@ -1,39 +1,34 @@
 """What makes a training step of a small model cheap on a CPU: the embedded recipe, one change at a time.
 
-    python benchmarks/training_steps.py [STEPS]
+    python benchmarks/training_steps.py [ROUNDS]
 
-Prints trained rows' tokens for each CPU second of the process (not wall time: other work on the machine then
-counts little), and the ratio to the first line. Padding is no token.
+All variants take one step in turn, ROUNDS times, so that a busy moment hits all of them. The best step
+counts: tokens (padding is none) for each CPU second of the process, and the ratio to the first line.
 """
 
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from lora_eval.models.quiet import quiet, without_gptqmodel
 from lora_eval.recipes import load_recipe
 from lora_eval.train import resolve_base
 from lora_eval.train.plan import make_plan
-from lora_eval.train.quiet import quiet, without_gptqmodel
 from lora_eval.train.trainer import build_trainer, trainer_arguments
 
 PADDED = ("training.packing=false", "training.per_device_train_batch_size=10")
+FREE = (*PADDED, "training.padding_free=true")
+EAGER = ("model.attn_implementation=eager",)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "padded": PADDED,
-    "padded, eager attention": (*PADDED, "model.attn_implementation=eager"),
-    "padding_free": (*PADDED, "training.padding_free=true"),
-    "padding_free, eager attention": (
-        *PADDED,
-        "training.padding_free=true",
-        "model.attn_implementation=eager",
-    ),
+    "padded, eager attention": (*PADDED, *EAGER),
+    "padding_free": FREE,
+    "padding_free, eager attention": (*FREE, *EAGER),
     "packed, 512": (),
-    "packed, 512, eager attention": ("model.attn_implementation=eager",),
-    "packed, 256, batch 2, eager": (
-        "model.attn_implementation=eager",
-        "training.max_length=256",
-        "training.gradient_accumulation_steps=2",
-    ),
+    "packed, 512, eager attention": EAGER,
+    "packed, 256, eager attention": (*EAGER, "training.max_length=256"),
     "padded, bf16 compute": (*PADDED, "quantization.bnb_4bit_compute_dtype=bfloat16"),
     "padded, gradient checkpointing": (*PADDED, "training.gradient_checkpointing=true"),
     "padded, no quantization": (*PADDED, "quantization={}"),
@@ -41,54 +36,47 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def tokens_per_cpu_second(overrides: tuple[str, ...], steps: int) -> tuple[float, float]:
-    """Tokens for each CPU second over `steps` steps after two of warm-up; and tokens in a step."""
-    from transformers import TrainerCallback
+class Stepper:
+    """A trainer of the embedded recipe that takes one step when asked."""
 
-    class Clock(TrainerCallback):
-        tokens = seconds = 0.0
+    def __init__(self, overrides: tuple[str, ...], folder: Path) -> None:
+        resolved = load_recipe("pocket-ticket", ("data.max_rows=600", *overrides))
+        plan = make_plan(resolved, *resolve_base(resolved), lambda what, done, total: None)
+        args = trainer_arguments(plan.recipe, folder)
+        self.trainer = build_trainer(plan, args, lambda what, done, total: None)
+        self.trainer.create_optimizer()
+        self.trainer.model.train()
+        self.batches = iter(self.trainer.get_train_dataloader())
+        self.best = 0.0
 
-        def on_step_begin(self, args: object, state: object, control: object, **_: object) -> None:
-            self.begun = time.process_time()
+    def step(self) -> None:
+        """Take one step and keep its rate if it is the best so far."""
+        batch = next(self.batches)
+        tokens = _tokens(batch)
+        begun = time.process_time()
+        self.trainer.compute_loss(self.trainer.model, dict(batch)).backward()
+        self.trainer.optimizer.step()
+        self.trainer.optimizer.zero_grad()
+        self.best = max(self.best, tokens / (time.process_time() - begun))
 
-        def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
-            if state.global_step > 2:
-                self.seconds += time.process_time() - self.begun
 
-    resolved = load_recipe(
-        "pocket-ticket", (f"training.max_steps={steps + 2}", "training.save_strategy=no", *overrides)
-    )
-    plan = make_plan(resolved, *resolve_base(resolved), lambda what, done, total: None)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(
-            plan, trainer_arguments(plan.recipe, Path(folder)), lambda what, done, total: None
-        )
-        clock = Clock()
-        trainer.add_callback(clock)
-        collate = trainer.data_collator
-        seen: list[int] = []
-
-        def counted(rows: list[dict[str, list[int]]]) -> object:
-            seen.append(sum(len(row["input_ids"]) for row in rows))
-            return collate(rows)
-
-        trainer.data_collator = counted
-        trainer.train()
-    batches = seen[2 * trainer.args.gradient_accumulation_steps :]
-    tokens = sum(batches[: steps * trainer.args.gradient_accumulation_steps])
-    return tokens / clock.seconds, tokens / steps
+def _tokens(batch: dict[str, Any]) -> int:
+    mask = batch.get("attention_mask")
+    return int(mask.sum()) if mask is not None else int(batch["input_ids"].numel())
 
 
 def main() -> None:
     """Measure every variant, the first one as the measure of the others."""
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    first = None
-    print(f"{'variant':<34}{'tokens a step':>14}{'tokens/CPU s':>14}{'ratio':>8}")
-    for name, overrides in VARIANTS.items():
-        with quiet(), without_gptqmodel():
-            rate, size = tokens_per_cpu_second(overrides, steps)
-        first = first or rate
-        print(f"{name:<34}{size:>14.0f}{rate:>14.0f}{rate / first:>8.2f}", flush=True)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    with tempfile.TemporaryDirectory() as folder, quiet(), without_gptqmodel():
+        steppers = {name: Stepper(overrides, Path(folder)) for name, overrides in VARIANTS.items()}
+        for _ in range(rounds + 1):
+            for stepper in steppers.values():
+                stepper.step()
+    first = next(iter(steppers.values())).best
+    print(f"| {'variant':<32} | tokens / CPU s | ratio |\n|{'-' * 34}|---------------:|------:|")
+    for name, stepper in steppers.items():
+        print(f"| {name:<32} | {stepper.best:>14.0f} | {stepper.best / first:>5.2f} |")
 
 
 if __name__ == "__main__":

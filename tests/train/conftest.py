@@ -87,9 +87,9 @@ def finished(run_training: Callable, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def make_trainer(tiny_recipe: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
     """`make_trainer("lora.r=8")` builds a trainer that has not run, and the plan it was built for."""
+    from lora_eval.models.quiet import quiet
     from lora_eval.recipes import load_recipe
     from lora_eval.train.plan import make_plan
-    from lora_eval.train.quiet import quiet
     from lora_eval.train.trainer import build_trainer, trainer_arguments
 
     def call(*overrides: str):

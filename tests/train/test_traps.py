@@ -26,7 +26,7 @@ def gradients(trainer) -> dict:
 def test_an_evaluation_changes_no_gradient(make_trainer: Callable) -> None:
     import torch
 
-    from lora_eval.train.quiet import quiet
+    from lora_eval.models.quiet import quiet
 
     trainer, _ = make_trainer("lora.lora_dropout=0.0", "lora.init_lora_weights=false")
     with quiet():

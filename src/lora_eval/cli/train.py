@@ -88,8 +88,8 @@ def _train(
     shown: bool,
 ) -> TrainResult:
     from lora_eval.cli.progress import progress_bar
+    from lora_eval.models.quiet import quiet, without_gptqmodel
     from lora_eval.train.processes import check_launch
-    from lora_eval.train.quiet import quiet, without_gptqmodel
 
     check_launch()
     # From the first import on: the libraries log while they are imported.
