@@ -76,3 +76,9 @@ def test_its_data_file_is_found() -> None:
     (path,) = load_recipe("acme-support", check=False).data_files()
 
     assert len(read_conversations(path)) == 4
+
+
+def test_its_suite_is_listed_though_it_has_no_summary(run_cli: Callable[..., Result]) -> None:
+    lines = run_cli("suite", "list").stdout.splitlines()
+
+    assert [line.split() for line in lines if line.startswith("acme")] == [["acme-arithmetic", "1", "tasks"]]

@@ -40,7 +40,8 @@ def list_suites(as_json: bool) -> None:
     for row in rows:
         items = f"{row['items']:,} items" if row.get("items") else ""
         tasks = f"{len(row.get('tasks', ()))} tasks"
-        click.echo(f"{row['name']:<{width}}  {tasks:>8}  {items:>12}  {row.get('summary') or row['problem']}")
+        text = row.get("problem") or row["summary"]
+        click.echo(f"{row['name']:<{width}}  {tasks:>8}  {items:>12}  {text}".rstrip())
 
 
 @command.command("show")
