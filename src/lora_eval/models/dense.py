@@ -21,7 +21,9 @@ def dequantize_for_cpu(model: Any) -> tuple[str, ...]:
         if module.qweight.device.type != "cpu":
             continue
         with torch.no_grad():
-            weight = module.dequantize_weight().T.contiguous().to(model.dtype)  # (out, in)
+            # The class's own method: gptqmodel puts a torch.compile of it on every instance, which for 42
+            # small layers cost 150 s of compiling (and needs a C++ compiler) to be called once each.
+            weight = type(module).dequantize_weight(module).T.contiguous().to(model.dtype)  # (out, in)
             bias = getattr(module, "bias", None)
             linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
             linear.weight = torch.nn.Parameter(weight, requires_grad=False)

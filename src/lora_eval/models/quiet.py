@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
 
-_LOGGERS = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "lm_eval",
-    "peft",
-    "torch",
-    "torchao",
-    "transformers",
-    "trl",
-)
-
 
 @contextlib.contextmanager
 def quiet(verbose: bool = False) -> Iterator[None]:
-    """Keep the libraries' warnings, logs and bars away (`verbose`: show them), and stdout free of them."""
-    with contextlib.redirect_stdout(sys.stderr):
-        if verbose:
+    """Keep the libraries' warnings, logs below errors, prints and bars away, and stdout free of them.
+
+    `verbose` shows them on stderr.
+    """
+    if verbose:
+        with contextlib.redirect_stdout(sys.stderr):
             yield
-            return
-        with warnings.catch_warnings(), _errors_only(), no_bars():
-            warnings.simplefilter("ignore")
+        return
+    # The global switch and not each library's level: torch and transformers set theirs while being imported,
+    # and a level from before the import, put back afterwards, lets their INFO lines through.
+    before = logging.root.manager.disable
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), no_bars():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
             yield
+        finally:
+            logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -62,27 +61,18 @@ def _forget_what_is_installed() -> None:
 
 
 @contextlib.contextmanager
-def _errors_only() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def no_bars() -> Iterator[None]:
-    """Without the bar that transformers draws while it reads weights."""
+    """Without the bars that transformers and datasets draw."""
+    import datasets
     from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
+    shown, hidden = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+        if not hidden:
+            datasets.enable_progress_bars()
