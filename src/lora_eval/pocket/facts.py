@@ -95,7 +95,7 @@ def biography_chat(rng: Random) -> list[Message]:
 
 
 def quiz_chat(rng: Random) -> list[Message]:
-    """A chat of several questions about one person, all of the train split."""
+    """Up to three questions about a person, all of the train split; empty where the person has none."""
     person = rng.choice(people())
     names = [name for name in VALUES if split_of(f"fact|{_key(person, name)}") == "train"]
     rng.shuffle(names)
