@@ -5,11 +5,14 @@ Run it in an environment with all three:
     python benchmarks/startup.py [--rounds 7]
 
 Each command is started ROUNDS times in turn with the others, so that a busy moment hits all of them; the
-median counts. The last column is how many times longer the command takes than `lora-eval --help`.
+median counts. CPU seconds are what a start costs on a machine that has nothing else to do; wall seconds grow
+with the load. The last column is the ratio of CPU seconds to those of `lora-eval --help`.
 """
 
 import argparse
+import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,16 +30,17 @@ COMMANDS = {
 }
 
 
-def seconds(command: tuple[Path | str, ...]) -> float:
-    """Wall time of one start."""
-    start = time.perf_counter()
+def seconds(command: tuple[Path | str, ...]) -> tuple[float, float]:
+    """Wall and CPU time of one start."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
+def measure(rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Times of each command; one uncounted round first, so that files are in the page cache."""
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for number in range(rounds + 1):
         for name, command in COMMANDS.items():
             taken = seconds(command)
@@ -52,16 +56,20 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     times = measure(parser.parse_args().rounds)
-    first = statistics.median(times["lora-eval --help"])
+    first = statistics.median(cpu for _, cpu in times["lora-eval --help"])
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("lora-eval", "lm-eval", "trl", "transformers")
     )
-    print(f"Python {platform.python_version()}, {platform.machine()}; {packages}\n")
-    print("| command | median s | fastest s | slowest s | times `lora-eval --help` |")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} {platform.machine()} cores, load {load}; {packages}\n"
+    )
+    print("| command | median wall s | fastest wall s | median CPU s | times `lora-eval --help` |")
     print("|---|---|---|---|---|")
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"| `{name}` | {median:.3f} | {min(values):.3f} | {max(values):.3f} | {median / first:.1f} |")
+    for name, pairs in times.items():
+        walls, cpu = [wall for wall, _ in pairs], statistics.median(cpu for _, cpu in pairs)
+        wall, ratio = statistics.median(walls), cpu / first
+        print(f"| `{name}` | {wall:.3f} | {min(walls):.3f} | {cpu:.3f} | {ratio:.1f} |")
 
 
 if __name__ == "__main__":
