@@ -60,10 +60,8 @@ def main() -> None:
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("lora-eval", "lm-eval", "trl", "transformers")
     )
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(
-        f"Python {platform.python_version()}, {os.cpu_count()} {platform.machine()} cores, load {load}; {packages}\n"
-    )
+    machine = f"{os.cpu_count()} {platform.machine()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"Python {platform.python_version()}, {machine}; {packages}\n")
     print("| command | median wall s | fastest wall s | median CPU s | times `lora-eval --help` |")
     print("|---|---|---|---|---|")
     for name, pairs in times.items():
