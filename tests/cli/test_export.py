@@ -53,7 +53,7 @@ def test_help_lists_the_exporters_with_examples(run_cli):
 
 @pytest.mark.usefixtures("plugin_example")
 def test_an_exporter_of_another_package(run_cli, tiny_llama, tmp_path):
-    assert "acme-copy" in run_cli("export", "--help").stdout
+    assert "Exporter of lora-eval-acme" in run_cli("export", "acme-copy", "--help").stdout
     done = run_cli("export", "acme-copy", "--model", tiny_llama, "--out", tmp_path / "out")
     assert done.status == 0, done.stderr
     done = run_cli(

@@ -10,16 +10,10 @@ import click
 
 
 class ExporterGroup(click.Group):
-    """Our own exporters with their options, and plugins by name with `--option KEY=VALUE`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all installed exporters, ours first; imports none of them."""
-        from lora_eval.registry import list_plugins
-
-        return list(dict.fromkeys([*self.commands, *(plugin.name for plugin in list_plugins("exporter"))]))
+    """Our own exporters with their options; plugins by name, with `--option KEY=VALUE`."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Our command, or one made for the plugin of that name."""
+        """Our command, or one made for the plugin of that name (PluginError where there is none)."""
         return super().get_command(ctx, cmd_name) or _plugin_command(cmd_name)
 
 
@@ -27,11 +21,15 @@ class ExporterGroup(click.Group):
 def command() -> None:
     r"""Write the model that ships: whole or not at all, with its lineage.
 
+    Exporters that other packages bring (`lora-eval plugins` lists them) are called by their name too, with
+    --model or --base and --adapter, --out, and --option KEY=VALUE for their own options.
+
     \b
     Example:
       lora-eval export merge --base ./base --adapter ./adapter --out ./merged
       lora-eval export gptq --model ./merged --out ./gptq
-      lora-eval verify --base ./base --reference adapter:./adapter --candidate merged:./merged --out v.json
+      lora-eval verify --base ./base --reference adapter:./adapter --candidate merged:./merged \
+        --prompts held-out.jsonl --out verification.json
     """
 
 
