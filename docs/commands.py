@@ -1,10 +1,11 @@
 """Write docs/commands.md from the program's own help.
 
-    python docs/commands.py
+    python docs/commands.py [--print]
 
-`tests/test_docs.py` fails where the page is not what this prints.
+`tests/test_docs.py` fails where the page is not what `--print` shows.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ Exit status of every command: 0 done and passed; 1 a fault of ours, please repor
 
 def render() -> str:
     """The page: one section for each command and subcommand, with its help as the terminal shows it."""
-    top = click.Context(group, info_name="lora-eval", terminal_width=100)
+    settings = {**group.context_settings, "terminal_width": 100}
+    top = click.Context(group, info_name="lora-eval", **settings)
     sections = [f"## {context.command_path}\n\n```text\n{text}\n```\n" for context, text in _helps(top)]
     return "\n".join([HEAD, *sections])
 
@@ -40,4 +42,7 @@ def _helps(context: click.Context) -> Iterator[tuple[click.Context, str]]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(), "utf-8")
+    if sys.argv[1:] == ["--print"]:
+        print(render(), end="")
+    else:
+        PAGE.write_text(render(), "utf-8")
