@@ -26,23 +26,23 @@ from .tickets import make_term, make_ticket
 from .tokenizer import prompt_text
 
 SEED = 11
-TICKET_ROWS, TERM_ROWS, GENERAL_ROWS = 900, 800, 2200
+TICKET_ROWS, TERM_ROWS, GENERAL_ROWS = 900, 700, 2400
 
 #: Shares of the general rows. The abilities that a fine-tuning damages first have the most.
 _GENERAL: dict[str, int] = {
-    "reading": 20,
+    "reading": 26,
     "binding": 8,
-    "compare": 20,
-    "sorting": 16,
-    "format": 16,
-    "logic": 6,
-    "chat": 6,
-    "system": 6,
-    "facts": 5,
-    "cloze": 5,
+    "compare": 16,
+    "sorting": 24,
+    "format": 18,
+    "logic": 2,
+    "chat": 5,
+    "system": 11,
+    "facts": 4,
+    "cloze": 3,
     "quiz": 2,
     "practice": 4,
-    "story": 8,
+    "story": 6,
 }
 
 
