@@ -61,6 +61,8 @@ def test_the_tally_counts_tokens_and_flipped_answers():
     assert (found.tokens, found.items, found.item_flips) == (17, 3, 1)
     assert found.top1_agreement == pytest.approx(15 / 17)
     assert found.max_kl == found.p99_kl > found.mean_kl > 0
+    changed = compare_logits(reference[0, 4:5], candidate[0, 4:5])[0].item()
+    assert found.answer_mean_kl == pytest.approx(changed / 6)  # answers of 2, 2 and 2 predicted tokens
 
 
 def test_an_answer_without_tokens_is_compared_by_its_next_token():

@@ -53,10 +53,11 @@ def test_without_noise_only_the_same_passes():
 
 
 def test_limits_given_by_hand_replace_single_ones():
-    tolerance = near({"kl_mean": 1.0})
+    tolerance = near({"answer_kl": 1.0})
     assert tolerance.failures(divergence(mean=0.5)) == ()
     assert tolerance.failures(divergence(mean=0.5, flips=11)) == ("flips is 0.55, at most 0.5 is allowed",)
-    assert "given by hand: kl_mean=1" in tolerance.source
+    assert near({}).failures(divergence(mean=0.5)) == ("answer_kl is 0.5, at most 0.1 is allowed",)
+    assert "given by hand: answer_kl=1" in tolerance.source
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def _output_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@command.command("merge")
+@command.command("merge", short_help="Add an adapter to the weights it was trained on.")
 @click.option("--base", required=True, help="Model that the adapter was trained on (folder or Hub id[@REV]).")
 @click.option("--adapter", required=True, help="Adapter to merge (folder or Hub id[@REV]).")
 @click.option(
@@ -85,7 +85,7 @@ def merge(base: str, adapter: str, out: Path, as_json: bool, quiet: bool, **opti
     _run("merge", *folders, out, options, as_json, quiet)
 
 
-@command.command("gptq")
+@command.command("gptq", short_help="Quantize a whole model to 4 bits with GPTQ.")
 @click.option("--model", required=True, help="Merged or base model to quantize (folder or Hub id[@REV]).")
 @click.option("--bits", type=click.Choice(["4", "8"]), default="4", show_default=True, help="vLLM serves 4.")
 @click.option(

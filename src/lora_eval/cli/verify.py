@@ -35,7 +35,8 @@ _ARM = "[NAME=][KIND:]PATH[@REV]"
 )  # fmt: skip
 @click.option(
     "--tolerance", "tolerances", multiple=True, metavar="NAME=X,...",
-    help="Limits that replace the default ones: kl_mean, kl_p99, kl_max (nats), top1, flips (shares).",
+    help="Limits that replace the default ones: kl_mean, kl_p99, kl_max, answer_kl (nats), top1, flips "
+    "(shares).",
 )  # fmt: skip
 @click.option(
     "--quantize", type=click.Choice(["auto", "nf4", "none"]), default="auto",
@@ -104,9 +105,10 @@ def _print(record: Verification, out: Path, *, as_json: bool, silent: bool) -> N
         click.echo(dump_record(record), nl=False)
     found = record.measured
     if not silent:
+        answers = "" if found.answer_mean_kl is None else f", on the answers {found.answer_mean_kl:.2g}"
         click.echo(
-            f"mean KL {found.mean_kl:.2g} nats (p99 {found.p99_kl:.2g}, largest {found.max_kl:.2g}), same "
-            f"likeliest token at {found.top1_agreement:.2%} of {found.tokens} tokens, {found.item_flips} of "
+            f"mean KL {found.mean_kl:.2g} nats{answers} (p99 {found.p99_kl:.2g}, largest {found.max_kl:.2g}), "
+            f"same likeliest token at {found.top1_agreement:.2%} of {found.tokens} tokens, {found.item_flips} of "
             f"{found.items} answers differ",
             err=True,
         )

@@ -10,6 +10,7 @@ from lora_eval.errors import DataError, TemplateError
 
 Row = str | list[dict[str, Any]]
 _SHOWN = 20
+_WIDTH = 100
 _HELP = 'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"text": ...} or {"prompt": ...}'
 
 
@@ -17,25 +18,28 @@ def read_rows(path: Path) -> list[Row]:
     """Return conversations (`messages`) and texts (`text`, `prompt`) in the file's order.
 
     Raises:
-        DataError: the file is missing or holds no row, or lines are faulty (the first 20 are named).
+        DataError: the file is missing or holds no row, or lines are faulty (their numbers are given).
     """
     try:
         lines = path.read_text("utf-8").split("\n")  # not splitlines: U+2028 stands inside real texts
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     rows: list[Row] = []
-    faults = []
+    faulty: list[int] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         row = _row(line)
         if row is None:
-            faults.append(f"line {number}: {_HELP}")
+            faulty.append(number)
         else:
             rows.append(row)
-    if faults:
-        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise DataError(f"{path}: {len(faults)} faulty rows:\n  " + "\n  ".join(faults[:_SHOWN]) + more)
+    if faulty:
+        more = f" and {len(faulty) - _SHOWN} more" if len(faulty) > _SHOWN else ""
+        numbers = ", ".join(map(str, faulty[:_SHOWN]))
+        first = lines[faulty[0] - 1]
+        found = first if len(first) <= _WIDTH else f"{first[:_WIDTH]}..."
+        raise DataError(f"{path}: faulty rows at line {numbers}{more}: {_HELP}; line {faulty[0]} is {found}")
     if not rows:
         raise DataError(f"{path}: holds no row; {_HELP}")
     return rows

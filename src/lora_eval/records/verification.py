@@ -13,7 +13,8 @@ from lora_eval.records.variant import Variant
 class Divergence(Record):
     """KL(reference || candidate) in nats over `tokens` next-token distributions, and how often the most
     likely token is the same (`top1_agreement`, 0..1). `item_flips` counts prompts whose greedy answer
-    or choice differs, out of `items`.
+    or choice differs, out of `items`. `answer_mean_kl` is the mean over the positions that predict the
+    reference's greedy answers alone (None: not measured); the others are those of the prompts.
     """
 
     tokens: int
@@ -23,6 +24,7 @@ class Divergence(Record):
     top1_agreement: float
     items: int
     item_flips: int
+    answer_mean_kl: float | None = None
 
 
 class Verification(Record):

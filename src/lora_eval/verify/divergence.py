@@ -19,6 +19,7 @@ class Tally:
     """What was found so far; `flips` counts sequences whose greedy answer differs."""
 
     kl: list[float] = field(default_factory=list)
+    answer_kl: list[float] = field(default_factory=list)
     same: int = 0
     items: int = 0
     flips: int = 0
@@ -31,9 +32,10 @@ class Tally:
             self.kl += kl.tolist()
             self.same += int(same.sum())
             # The token at `start` is predicted one place before it; without an answer the next token counts.
-            answer = same[asked.start - 1 : max(length - 1, asked.start)]
+            answer = slice(asked.start - 1, max(length - 1, asked.start))
+            self.answer_kl += kl[answer].tolist()
             self.items += 1
-            self.flips += int(not bool(answer.all()))
+            self.flips += int(not bool(same[answer].all()))
 
     def divergence(self) -> Divergence:
         """Return the summary; the percentile is the smallest value that 99 % do not exceed."""
@@ -47,6 +49,7 @@ class Tally:
             top1_agreement=self.same / n,
             items=self.items,
             item_flips=self.flips,
+            answer_mean_kl=sum(self.answer_kl) / len(self.answer_kl) if self.answer_kl else None,
         )
 
 
