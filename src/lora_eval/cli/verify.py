@@ -107,9 +107,9 @@ def _print(record: Verification, out: Path, *, as_json: bool, silent: bool) -> N
     if not silent:
         answers = "" if found.answer_mean_kl is None else f", on the answers {found.answer_mean_kl:.2g}"
         click.echo(
-            f"mean KL {found.mean_kl:.2g} nats{answers} (p99 {found.p99_kl:.2g}, largest {found.max_kl:.2g}), "
-            f"same likeliest token at {found.top1_agreement:.2%} of {found.tokens} tokens, {found.item_flips} of "
-            f"{found.items} answers differ",
+            f"mean KL {found.mean_kl:.2g} nats{answers} (p99 {found.p99_kl:.2g}, largest "
+            f"{found.max_kl:.2g}), same likeliest token at {found.top1_agreement:.2%} of {found.tokens} "
+            f"tokens, {found.item_flips} of {found.items} answers differ",
             err=True,
         )
         click.echo(f"limits: {record.tolerance_source}", err=True)
