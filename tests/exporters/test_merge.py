@@ -330,8 +330,8 @@ def test_a_tokenizer_with_more_tokens_than_the_base_has_rows_is_refused(qlora, t
 
 
 def test_memory_stays_far_below_the_model(tmp_path: Path, run_python):
-    """The largest tensor is 2 MB of a 40 MB model; the merge may not hold the model."""
-    save_tiny_llama(tmp_path / "base", hidden_size=128, intermediate_size=4096, num_hidden_layers=6)
+    """The largest tensor is 4 MB of a 150 MB model; the merge may not hold the model."""
+    save_tiny_llama(tmp_path / "base", hidden_size=256, intermediate_size=4096, num_hidden_layers=12)
     save_tiny_adapter(tmp_path / "base", tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
     code = """
 import sys
@@ -351,5 +351,6 @@ print(max(seen) - seen[0])
     done = run_python("-c", code, tmp_path)
     assert done.status == 0, done.stderr
     size = (tmp_path / "out" / "model.safetensors").stat().st_size / 2**20
-    assert size > 35
-    assert int(done.stdout.split()[-1]) < size / 2
+    assert size > 130
+    grown = int(done.stdout.split()[-1])
+    assert grown < size / 2
