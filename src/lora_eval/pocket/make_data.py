@@ -22,7 +22,7 @@ from .practice import practice_chat
 from .reading import BINDING, READING, passage_chat
 from .stories import make_story
 from .suite import ABILITIES, items_of
-from .tickets import make_term, make_ticket
+from .tickets import make_term_question, make_ticket
 from .tokenizer import prompt_text
 
 SEED = 11
@@ -54,7 +54,7 @@ def ticket_rows() -> list[list[Message]]:
     """The target task's training chats, all of the train split, shuffled."""
     rng = Random(SEED)
     rows = [_row(draw(make_ticket, rng, "train")) for _ in range(TICKET_ROWS)]
-    rows += [_row(draw(make_term, rng, "train")) for _ in range(TERM_ROWS)]
+    rows += [_row(draw(make_term_question, rng, "train")) for _ in range(TERM_ROWS)]
     rng.shuffle(rows)
     return rows
 

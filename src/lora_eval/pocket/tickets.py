@@ -69,7 +69,22 @@ def make_ticket(rng: Random) -> Item:
 
 
 def make_term(rng: Random) -> Item:
-    """A question for the house term that fits, with four terms of its kind to choose from."""
+    """A message and four tickets for it that differ in one house term, of which one is right.
+
+    The content key is the ticket's, so that a held-out case is held out here too.
+    """
+    case = draw_case(rng)
+    values, asked = _values(case), rng.choice(tuple(_TERM_CHOICES))
+    wrong = rng.sample([term for term in _TERM_CHOICES[asked] if term != values[asked]], 3)
+    choices = [ticket_text(values | {asked: term}) for term in (values[asked], *wrong)]
+    answer = choices[0]
+    rng.shuffle(choices)
+    question = f"Write the ticket. {message(rng, case)}"
+    return Item("terms", "case", case.key, (user(question),), answer, tuple(choices))
+
+
+def make_term_question(rng: Random) -> Item:
+    """A question for one house term by itself, with four to choose from: used in training rows only."""
     case = draw_case(rng)
     asked = rng.choice(tuple(_TERM_CHOICES))
     answer = _values(case)[asked]
