@@ -191,3 +191,8 @@ def test_no_disk_space(
     assert "Traceback" not in result.stderr
     assert "space" in result.stderr
     assert not result.stdout.split("LEFT")[1].strip()
+
+
+def test_unknown_engine(refused: Callable, tiny_llama: Path, tiny_adapter: Path) -> None:
+    arms = ("--base", tiny_llama, "--adapter", tiny_adapter, "--suite", "pocket")
+    refused("compare", *arms, "--engine", "vlm", says=["No engine named 'vlm'", "transformers"])

@@ -46,6 +46,7 @@ _ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
     help="The resident base; auto: as the adapter was trained.",
 )
 @click.option("--add-original", is_flag=True, help="Add the unquantized base as the arm base-16bit.")
+@click.option("--engine", default="transformers", show_default=True, help="What computes; see `plugins`.")
 @click.option("--batch-tokens", default="auto", metavar="auto|N", help="Tokens of a batch, padding included.")
 @click.option("--seed", type=int, help="Seed of shots and sampling (default: the suite's).")
 @click.option("--margin", "margins", multiple=True, metavar="TASK=X", help="Loss that may pass; repeatable.")
@@ -97,6 +98,7 @@ def _compare(
 ) -> Comparison:
     from lora_eval.compare import compare_loaded, load_runs, write_comparison
     from lora_eval.evaluate import evaluate_arms, open_suite
+    from lora_eval.registry import find_plugin
 
     check_out(out)
     batch_tokens = _batch_tokens(options["batch_tokens"])
@@ -108,6 +110,7 @@ def _compare(
         raise InputError(
             "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
         )
+    find_plugin("engine", options["engine"])
     arms = _arms(base, adapters, others, options)
     arms.check()
     progress("loading the tasks", 0, 1)
@@ -121,7 +124,9 @@ def _compare(
     )
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
-    found = evaluate_arms(arms, suite, out / "runs", progress=progress, batch_tokens=batch_tokens)
+    found = evaluate_arms(
+        arms, suite, out / "runs", progress=progress, batch_tokens=batch_tokens, engine=options["engine"]
+    )
     runs = load_runs(found.runs)
     comparison = compare_loaded(
         runs,
