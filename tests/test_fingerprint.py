@@ -94,6 +94,19 @@ def test_where_and_with_which_version_it_was_written_does_not_count(
     assert fingerprint_folder(folder) == before
 
 
+def test_order_of_an_adapter_s_target_modules_does_not_count(folder: Path) -> None:
+    """PEFT keeps them as a set and writes them in another order in every process."""
+
+    def identity(target_modules: object) -> str:
+        config = {"r": 8, "target_modules": target_modules}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return fingerprint_folder(folder)
+
+    assert identity(["q_proj", "v_proj"]) == identity(["v_proj", "q_proj"])
+    assert identity(["q_proj", "v_proj"]) != identity(["q_proj"])
+    assert identity("all-linear") != identity(["all-linear"])
+
+
 def test_layout_of_a_settings_file_does_not_count(folder: Path) -> None:
     before = fingerprint_folder(folder)
     data = json.loads(FILES["config.json"])

@@ -41,6 +41,8 @@ _VOLATILE_KEYS = {
     "name_or_path",
     "base_model_name_or_path",
 }
+# PEFT keeps these as sets and writes them in another order in every process.
+_SETS = {"target_modules", "exclude_modules", "modules_to_save"}
 
 
 def fingerprint_folder(folder: Path) -> str:
@@ -88,7 +90,11 @@ def _file_digest(path: Path) -> str:
 
 def _without_volatile(data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: _without_volatile(value) for key, value in data.items() if key not in _VOLATILE_KEYS}
+        return {
+            key: sorted(value) if key in _SETS and isinstance(value, list) else _without_volatile(value)
+            for key, value in data.items()
+            if key not in _VOLATILE_KEYS
+        }
     if isinstance(data, list):
         return [_without_volatile(item) for item in data]
     return data
