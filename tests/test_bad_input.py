@@ -35,8 +35,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(run_cli: Callable, tmp_path: Path) -> Callable:
-    """`refused(arguments..., says=[...])`: status 2, a message holding every text, and no output folder."""
+def check_refused(run_cli: Callable, tmp_path: Path) -> Callable:
+    """`check_refused(arguments..., says=[...])`: status 2, a message with every text, nothing written."""
 
     def check(*arguments: object, says: list[str], out: Path | None = None) -> None:
         before = _listing(tmp_path)
@@ -74,100 +74,102 @@ def _listing(folder: Path) -> dict[str, int]:
     }
 
 
-def test_missing_model_folder(refused: Callable, recipe: Path, tmp_path: Path) -> None:
+def test_missing_model_folder(check_refused: Callable, recipe: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    refused("train", "--recipe", recipe, "--base", missing, says=["nowhere"])
-    refused("compare", "--base", missing, "--suite", "pocket", says=["nowhere"])
-    refused("export", "merge", "--base", missing, "--adapter", missing, says=["nowhere"])
+    check_refused("train", "--recipe", recipe, "--base", missing, says=["nowhere"])
+    check_refused("compare", "--base", missing, "--suite", "pocket", says=["nowhere"])
+    check_refused("export", "merge", "--base", missing, "--adapter", missing, says=["nowhere"])
 
 
-def test_empty_model_folder(refused: Callable, recipe: Path, tmp_path: Path) -> None:
+def test_empty_model_folder(check_refused: Callable, recipe: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused("train", "--recipe", recipe, "--base", empty, says=["empty", "config.json"])
-    refused("compare", "--base", empty, "--suite", "pocket", says=["empty", "config.json"])
+    check_refused("train", "--recipe", recipe, "--base", empty, says=["empty", "config.json"])
+    check_refused("compare", "--base", empty, "--suite", "pocket", says=["empty", "config.json"])
 
 
 def test_adapter_for_another_base(
-    refused: Callable, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+    check_refused: Callable, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "wider"
     save_tiny_llama(other, hidden_size=128, intermediate_size=192)
-    refused("compare", "--base", other, "--adapter", tiny_adapter, "--suite", "pocket", says=["128", "64"])
-    refused("export", "merge", "--base", other, "--adapter", tiny_adapter, says=["128", "64"])
+    check_refused(
+        "compare", "--base", other, "--adapter", tiny_adapter, "--suite", "pocket", says=["128", "64"]
+    )
+    check_refused("export", "merge", "--base", other, "--adapter", tiny_adapter, says=["128", "64"])
 
 
 def test_adapter_without_weights(
-    refused: Callable, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+    check_refused: Callable, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     hollow = tmp_path / "hollow"
     shutil.copytree(tiny_adapter, hollow)
     (hollow / "adapter_model.safetensors").unlink()
     arguments = ("--base", tiny_llama, "--adapter", hollow)
-    refused("compare", *arguments, "--suite", "pocket", says=["adapter_model.safetensors"])
-    refused("export", "merge", *arguments, says=["adapter_model.safetensors"])
+    check_refused("compare", *arguments, "--suite", "pocket", says=["adapter_model.safetensors"])
+    check_refused("export", "merge", *arguments, says=["adapter_model.safetensors"])
 
 
-def test_unknown_recipe_key(refused: Callable, recipe: Path, tiny_llama: Path) -> None:
+def test_unknown_recipe_key(check_refused: Callable, recipe: Path, tiny_llama: Path) -> None:
     recipe.write_text(RECIPE.replace("lora_alpha", "lora_alfa").replace("max_steps", "max_stepz"), "utf-8")
     says = ["tiny.yaml", "lora.lora_alfa", "did you mean 'lora_alpha'", "training.max_stepz"]
-    refused("train", "--recipe", recipe, "--base", tiny_llama, says=says)
+    check_refused("train", "--recipe", recipe, "--base", tiny_llama, says=says)
 
 
-def test_recipe_that_does_not_exist(refused: Callable, tiny_llama: Path) -> None:
+def test_recipe_that_does_not_exist(check_refused: Callable, tiny_llama: Path) -> None:
     says = ["No recipe named 'qlora-lama3-8b'", "Did you mean 'qlora-llama3-8b'?"]
-    refused("train", "--recipe", "qlora-lama3-8b", "--base", tiny_llama, says=says)
-    refused("train", "--recipe", "./none.yaml", "--base", tiny_llama, says=["none.yaml"])
+    check_refused("train", "--recipe", "qlora-lama3-8b", "--base", tiny_llama, says=says)
+    check_refused("train", "--recipe", "./none.yaml", "--base", tiny_llama, says=["none.yaml"])
 
 
-def test_broken_json_line(refused: Callable, recipe: Path, tiny_llama: Path) -> None:
+def test_broken_json_line(check_refused: Callable, recipe: Path, tiny_llama: Path) -> None:
     data = recipe.parent / "data.jsonl"
     data.write_text(json.dumps(ROW) + "\n" + '{"messages": [\n' + json.dumps(ROW) + "\n", "utf-8")
-    refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl", "line 2"])
+    check_refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl", "line 2"])
 
 
-def test_empty_data(refused: Callable, recipe: Path, tiny_llama: Path) -> None:
+def test_empty_data(check_refused: Callable, recipe: Path, tiny_llama: Path) -> None:
     (recipe.parent / "data.jsonl").write_text("", "utf-8")
-    refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl"])
+    check_refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl"])
 
 
-def test_no_assistant_turn(refused: Callable, recipe: Path, tiny_llama: Path) -> None:
+def test_no_assistant_turn(check_refused: Callable, recipe: Path, tiny_llama: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Hi"}]}
     (recipe.parent / "data.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
-    refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl", "assistant"])
+    check_refused("train", "--recipe", recipe, "--base", tiny_llama, says=["data.jsonl", "assistant"])
 
 
-def test_tokenizer_without_chat_template(refused: Callable, recipe: Path, tmp_path: Path) -> None:
+def test_tokenizer_without_chat_template(check_refused: Callable, recipe: Path, tmp_path: Path) -> None:
     base = tmp_path / "untemplated"
     save_tiny_llama(base)
     for path in base.glob("*.jinja"):
         path.unlink()
     save_tiny_tokenizer(base, chat_template=None)
-    refused("train", "--recipe", recipe, "--base", base, says=["chat template"])
+    check_refused("train", "--recipe", recipe, "--base", base, says=["chat template"])
 
 
-def test_unknown_task(refused: Callable, tiny_llama: Path) -> None:
-    refused("compare", "--base", tiny_llama, "--tasks", "hellaswagg", says=["hellaswagg", "hellaswag"])
+def test_unknown_task(check_refused: Callable, tiny_llama: Path) -> None:
+    check_refused("compare", "--base", tiny_llama, "--tasks", "hellaswagg", says=["hellaswagg", "hellaswag"])
 
 
-def test_data_set_that_is_not_on_this_machine(refused: Callable, tiny_llama: Path) -> None:
-    refused("compare", "--base", tiny_llama, "--tasks", "gsm8k", says=["gsm8k", "openai/gsm8k"])
+def test_data_set_that_is_not_on_this_machine(check_refused: Callable, tiny_llama: Path) -> None:
+    check_refused("compare", "--base", tiny_llama, "--tasks", "gsm8k", says=["gsm8k", "openai/gsm8k"])
 
 
 def test_output_folder_not_empty(
-    refused: Callable, recipe: Path, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+    check_refused: Callable, recipe: Path, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "full"
     out.mkdir()
     (out / "thesis.txt").write_text("do not lose me", "utf-8")
-    refused("train", "--recipe", recipe, "--base", tiny_llama, says=["full", "not empty"], out=out)
-    refused("compare", "--base", tiny_llama, "--suite", "pocket", says=["full", "not empty"], out=out)
+    check_refused("train", "--recipe", recipe, "--base", tiny_llama, says=["full", "not empty"], out=out)
+    check_refused("compare", "--base", tiny_llama, "--suite", "pocket", says=["full", "not empty"], out=out)
     arguments = ("--base", tiny_llama, "--adapter", tiny_adapter)
-    refused("export", "merge", *arguments, says=["full", "not empty"], out=out)
+    check_refused("export", "merge", *arguments, says=["full", "not empty"], out=out)
 
 
-def test_limit_zero(refused: Callable, tiny_llama: Path) -> None:
-    refused("compare", "--base", tiny_llama, "--suite", "pocket", "--limit", 0, says=["--limit", "0"])
+def test_limit_zero(check_refused: Callable, tiny_llama: Path) -> None:
+    check_refused("compare", "--base", tiny_llama, "--suite", "pocket", "--limit", 0, says=["--limit", "0"])
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "merge"])
@@ -193,6 +195,6 @@ def test_no_disk_space(
     assert not result.stdout.split("LEFT")[1].strip()
 
 
-def test_unknown_engine(refused: Callable, tiny_llama: Path, tiny_adapter: Path) -> None:
+def test_unknown_engine(check_refused: Callable, tiny_llama: Path, tiny_adapter: Path) -> None:
     arms = ("--base", tiny_llama, "--adapter", tiny_adapter, "--suite", "pocket")
-    refused("compare", *arms, "--engine", "vlm", says=["No engine named 'vlm'", "transformers"])
+    check_refused("compare", *arms, "--engine", "vlm", says=["No engine named 'vlm'", "transformers"])

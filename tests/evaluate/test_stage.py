@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lora_eval.errors import ControlFailed, InputError, ModelError, TaskError
-from lora_eval.evaluate import NF4, ORIGINAL, Arms, FolderArm, evaluate_arms, open_suite
+from lora_eval.evaluate import ORIGINAL, Arms, FolderArm, evaluate_arms, open_suite
 from lora_eval.evaluate.arms import choose_dtype, choose_quantization
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.models import write_lineage
+from lora_eval.models import NF4, write_lineage
 from lora_eval.records import Lineage, Step, Variant
 from lora_eval.runstore import read_run
 from lora_eval.suites.lm_eval import LmEvalSuite

@@ -9,15 +9,9 @@ from typing import Any
 
 from lora_eval.errors import InputError
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.models import check_adapter, read_lineage, resolve_model
+from lora_eval.models import NF4, check_adapter, read_lineage, resolve_model
 from lora_eval.records import Lineage, Variant, VariantKind
 
-NF4 = {
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "bfloat16",
-}
 ORIGINAL = "base-16bit"
 
 

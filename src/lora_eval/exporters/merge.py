@@ -22,7 +22,7 @@ from lora_eval.exporters.lora import Adapter, Target
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.exporters.weights import TensorInfo, dtype_code, open_writer, write_index
-from lora_eval.models import check_adapter
+from lora_eval.models import NF4, check_adapter
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
 from lora_eval.records.export import MergeAudit, TensorAudit
@@ -30,13 +30,6 @@ from lora_eval.schema import write_record
 
 AUDIT = "audit.json"
 DTYPES = ("bfloat16", "float16", "float32")
-# What --quantize nf4 stands for, for adapters without a lineage: the QLoRA paper's settings.
-NF4 = {
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "bfloat16",
-}
 
 
 class MergeExporter:

@@ -9,6 +9,7 @@ from lora_eval.models.lineage import hardware_info, package_versions, read_linea
 from lora_eval.models.locate import parse_arm, resolve_adapter, resolve_model
 from lora_eval.models.resident import (
     IDENTITY,
+    NF4,
     Resident,
     load_base,
     load_tokenizer,
@@ -18,6 +19,7 @@ from lora_eval.models.resident import (
 
 __all__ = [
     "IDENTITY",
+    "NF4",
     "Resident",
     "check_adapter",
     "hardware_info",

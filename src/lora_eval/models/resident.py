@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IDENTITY = "__identity__"
+# What `--quantize nf4` stands for, for adapters without a lineage: the QLoRA paper's settings
+# (arXiv 2305.14314, section 3: NF4, double quantization, bf16 compute).
+NF4 = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+}
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 from lora_eval.errors import InputError, ModelError
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import (
+    NF4,
     Resident,
     load_tokenizer,
     open_folder,
@@ -24,13 +25,6 @@ from lora_eval.schema import suggest
 
 _KINDS = tuple(kind for kind in get_args(VariantKind) if kind != "served")
 _ADAPTER = "adapter_config.json"
-# What --quantize nf4 stands for, for adapters without a lineage: the QLoRA paper's settings.
-_NF4 = {
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "bfloat16",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +81,7 @@ class ArmPath:
 
     def _quantization(self, quantize: str) -> dict[str, Any] | None:
         if quantize != "auto":
-            return dict(_NF4) if quantize == "nf4" else None
+            return dict(NF4) if quantize == "nf4" else None
         lineage = read_lineage(self.path)
         return dict(lineage.quantization) if lineage and lineage.quantization else None
 
