@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,14 +37,15 @@ def chats(tmp_path_factory):
 def quantized(qlora, chats, tmp_path_factory):
     out = tmp_path_factory.mktemp("quantized") / "gptq"
     seen = []
-    lineage = export(
-        "gptq",
-        base=qlora / "trained",
-        adapter=None,
-        out=out,
-        options={"calibration": chats, "samples": 32},
-        progress=lambda what, done, total: seen.append((what, done, total)),
-    )
+    with contextlib.chdir(qlora):  # a relative path, which the worker, in a folder of its own, must find
+        lineage = export(
+            "gptq",
+            base=Path("trained"),
+            adapter=None,
+            out=out,
+            options={"calibration": chats, "samples": 32},
+            progress=lambda what, done, total: seen.append((what, done, total)),
+        )
     return out, lineage, seen
 
 

@@ -149,7 +149,9 @@ def _quantize(request: ExportRequest, settings: dict[str, Any], rows: list[list[
     """Run the worker; returns how many modules it quantized and found again in the saved model."""
     with tempfile.TemporaryDirectory(prefix="lora-eval-gptq-") as scratch:
         task = Path(scratch) / "task.json"
-        values = {"model": str(request.base), "out": str(request.out), "settings": settings, "rows": rows}
+        # Absolute: the worker runs in another folder, and would take a relative path for a Hub repository.
+        folders = {"model": str(request.base.absolute()), "out": str(request.out.absolute())}
+        values = folders | {"settings": settings, "rows": rows}
         task.write_text(json.dumps(values), "utf-8")
         log = Path(scratch) / "log.txt"
         with (
