@@ -10,6 +10,7 @@ from typing import Any
 from lora_eval.errors import InputError
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import NF4, check_adapter, read_lineage, resolve_model
+from lora_eval.models.lineage import trained_quantization
 from lora_eval.records import Lineage, Variant, VariantKind
 
 ORIGINAL = "base-16bit"
@@ -59,7 +60,7 @@ def choose_quantization(arms: Arms) -> tuple[dict[str, Any] | None, tuple[str, .
     Raises:
         InputError: the adapters were trained on differently quantized bases, or a choice has no meaning.
     """
-    trained = {name: _quantization(path) for name, path in arms.adapters.items()}
+    trained = {name: trained_quantization(path) for name, path in arms.adapters.items()}
     if arms.quantize == "nf4":
         chosen = next((found for found in trained.values() if found), None) or dict(NF4)
     elif arms.quantize == "none":
@@ -129,11 +130,6 @@ def original_arm(arms: Arms, quantization: dict[str, Any] | None) -> list[Folder
     if not arms.add_original or not quantization:
         return []
     return [FolderArm(ORIGINAL, "base", arms.base, arms.base_revision)]
-
-
-def _quantization(adapter: Path) -> dict[str, Any] | None:
-    lineage = read_lineage(adapter)
-    return dict(lineage.quantization) if lineage and lineage.quantization else None
 
 
 def _kind(quantization: dict[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.weights import read_header
+from lora_eval.models.adapters import changes_the_base
 from lora_eval.models.locate import adapter_weights, read_adapter_config
 
 _PREFIX = "base_model.model."
@@ -29,7 +30,6 @@ _REASONS = {
     "bias": "the base's biases were trained",
     "lora_bias": "LoRA's B has a bias of its own",
 }
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Adapter:
 def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise ModelError where a merge would need more than `W + scaling * (B @ A)`."""
     initial = str(config.get("init_lora_weights", True)).lower()
-    if initial.startswith(_CHANGE_THE_BASE):
+    if changes_the_base(initial):
         raise ModelError(
             f"{folder}: init_lora_weights is '{initial}': training began by changing the base's own weights, "
             "so B @ A is no change of the base given; save it as an ordinary LoRA with "

@@ -27,6 +27,13 @@ _SHARED_AXES = (
 Shape = tuple[int, ...]
 
 
+def changes_the_base(init_lora_weights: str) -> bool:
+    """True where this initialisation (in lower case) changes the base's own weights, so that switching the
+    adapter off does not give the base back.
+    """
+    return init_lora_weights.startswith(_CHANGE_THE_BASE)
+
+
 def check_adapter(adapter: Path, base: Path) -> None:
     """Raise ModelError where the adapter cannot be evaluated on this base; loads no weights.
 
@@ -48,7 +55,7 @@ def _check_kind(adapter: Path, config: dict[str, Any]) -> None:
             f"{adapter}: peft_type is {kind!r}; only LORA (DoRA and rsLoRA included) can share its base"
         )
     initial = str(config.get("init_lora_weights", True)).lower()
-    if initial.startswith(_CHANGE_THE_BASE):
+    if changes_the_base(initial):
         raise ModelError(
             f"{adapter}: init_lora_weights is '{initial}', which changes the base's own weights, so the base "
             "cannot be measured beside it; save it again as an ordinary LoRA with "

@@ -37,6 +37,12 @@ def read_lineage(folder: Path) -> Lineage | None:
     return read_record(path, Lineage) if path.is_file() else None
 
 
+def trained_quantization(folder: Path) -> dict[str, Any] | None:
+    """Return the arguments of `BitsAndBytesConfig` that the folder's adapter was trained under, or None."""
+    lineage = read_lineage(folder)
+    return dict(lineage.quantization) if lineage and lineage.quantization else None
+
+
 def write_lineage(folder: Path, lineage: Lineage) -> None:
     """Store `lineage.json` in the folder, whole or not at all."""
     write_record(folder / FILE, lineage)

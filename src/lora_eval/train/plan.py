@@ -11,6 +11,7 @@ from lora_eval.chat import named_text, resolve_template, set_template
 from lora_eval.errors import InputError, ModelError, RecordError
 from lora_eval.fingerprint import fingerprint_data, fingerprint_folder, sha256_file
 from lora_eval.models import load_tokenizer, resolve_model
+from lora_eval.models.adapters import changes_the_base
 from lora_eval.models.locate import read_config
 from lora_eval.recipes import ResolvedRecipe, check_family
 from lora_eval.records import ChatTemplate, Recipe, RowCounts
@@ -20,9 +21,6 @@ from lora_eval.train.rows import Row, Tokenization, make_rows, read_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# The base's own weights change with these, so the base could not be measured beside the adapter.
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,7 @@ def _refuse_what_cannot_be_measured(recipe: Recipe) -> None:
     lora, source = recipe.lora, f"recipe '{recipe.name}'"
     problems = []
     initial = str(lora.get("init_lora_weights", True)).lower()
-    if initial.startswith(_CHANGE_THE_BASE):
+    if changes_the_base(initial):
         problems.append(
             f"lora.init_lora_weights: '{initial}' changes the base's own weights, so base and adapter could "
             "not be compared; use true, gaussian or eva"

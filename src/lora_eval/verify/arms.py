@@ -19,6 +19,7 @@ from lora_eval.models import (
     resolve_adapter,
     resolve_model,
 )
+from lora_eval.models.lineage import trained_quantization
 from lora_eval.models.locate import read_config
 from lora_eval.records import Variant, VariantKind
 from lora_eval.schema import suggest
@@ -82,8 +83,7 @@ class ArmPath:
     def _quantization(self, quantize: str) -> dict[str, Any] | None:
         if quantize != "auto":
             return dict(NF4) if quantize == "nf4" else None
-        lineage = read_lineage(self.path)
-        return dict(lineage.quantization) if lineage and lineage.quantization else None
+        return trained_quantization(self.path)
 
 
 def parse_arm_path(text: str, base: Path | None, *, option: str) -> ArmPath:
