@@ -5,6 +5,8 @@ A plugin need not import anything from here: the protocols are structural.
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,9 @@ from lora_eval.records import Lineage, SampleRow, TaskResult
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
+
+Finished = Callable[[Sequence[tuple[int, Any]]], None]
+"""Called with (place of the request, its answer) for the answers that one step of the engine has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sum of the continuation's log-probabilities in nats (log-softmax in float32), and whether greedy
-    decoding would have produced it.
+    """Sum of the continuation's log-probabilities in nats (log-softmax in float32), whether greedy decoding
+    would have produced it, and each token's log-probability (type code "f"; empty where not known).
     """
 
     log_likelihood: float
     is_greedy: bool
+    token_log_probabilities: array[float] = field(default_factory=lambda: array("f"), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,16 @@ class Generation:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Scores and generates for named arms. Answers come in the order of the requests."""
+    """Scores and generates for named arms. Answers come in the order of the requests; `finished` hears of
+    them earlier, as soon as they are known, so that they can be stored.
+
+    `work` holds running totals under the names of the fields of `records.Work`.
+    """
 
     name: str
     dtype: str
     max_length: int
+    work: Counter[str]
 
     @property
     def tokenizer(self) -> Any:
@@ -70,10 +81,22 @@ class Engine(Protocol):
     def arms(self) -> tuple[str, ...]:
         """Names of the arms, base first."""
 
-    def score(self, arm: str, requests: Sequence[ScoreRequest], progress: Progress) -> list[Score]:
+    def score(
+        self,
+        arm: str,
+        requests: Sequence[ScoreRequest],
+        progress: Progress,
+        finished: Finished | None = None,
+    ) -> list[Score]:
         """Log-likelihood of each continuation under `arm`."""
 
-    def generate(self, arm: str, requests: Sequence[GenerateRequest], progress: Progress) -> list[Generation]:
+    def generate(
+        self,
+        arm: str,
+        requests: Sequence[GenerateRequest],
+        progress: Progress,
+        finished: Finished | None = None,
+    ) -> list[Generation]:
         """Greedy or sampled answers of `arm`."""
 
 

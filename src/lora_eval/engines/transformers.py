@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.engines.decoding import StopAtText, sampler
 from lora_eval.errors import InputError
 from lora_eval.models import Resident
-from lora_eval.protocols import GenerateRequest, Generation, Progress, Score, ScoreRequest
+from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ class TransformersEngine:
         self.resident = resident
         self.dtype = resident.dtype
         self.max_length = max_length(resident)
+        self.work: Counter[str] = Counter()
         self.batch_tokens = batch_tokens or _AUTO_TOKENS.get(resident.device.type, _AUTO_TOKENS["cuda"])
 
     @property
@@ -58,7 +60,9 @@ class TransformersEngine:
         """Names of the arms, base first."""
         return self.resident.arms
 
-    def score(self, arm: str, requests: Sequence[ScoreRequest], progress: Progress) -> list[Score]:
+    def score(
+        self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
+    ) -> list[Score]:
         """Return the log-likelihood of each continuation; equal inputs are forwarded once."""
         import torch
 
@@ -75,6 +79,8 @@ class TransformersEngine:
                 answers = self._score_batch(model, batch, [(row, requests[i]) for row, i in found])
                 for (_, index), answer in zip(found, answers, strict=True):
                     scores[index] = answer
+                if finished:
+                    finished([(index, answer) for (_, index), answer in zip(found, answers, strict=True)])
                 done += len(found)
                 progress(f"{arm}: scoring", done, len(requests))
         return [score for score in scores if score is not None]
@@ -107,7 +113,13 @@ class TransformersEngine:
             for values, same in zip(chosen.split(lengths), greedy.split(lengths), strict=True)
         ]
 
-    def generate(self, arm: str, requests: Sequence[GenerateRequest], progress: Progress) -> list[Generation]:
+    def generate(
+        self,
+        arm: str,
+        requests: Sequence[GenerateRequest],
+        progress: Progress,
+        finished: Finished | None = None,
+    ) -> list[Generation]:
         """Return each answer up to its own stop text, end-of-sequence token or number of tokens."""
         import torch
 
@@ -124,6 +136,8 @@ class TransformersEngine:
                     batch = [requests[index] for index in chosen]
                     for index, answer in zip(chosen, self._decode(model, batch, settings), strict=True):
                         answers[index] = answer
+                    if finished:
+                        finished([(index, answers[index]) for index in chosen])
                     progress(f"{arm}: generating", len(answers), len(requests))
         return [answers[index] for index in range(len(requests))]
 

@@ -4,7 +4,7 @@ from lora_eval.records.base import Record
 from lora_eval.records.comparison import Arm, Comparison, Pair, TaskComparison, Verdict
 from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
-from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult
+from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
 from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
 from lora_eval.records.training import LossPoint, ReloadCheck, RowCounts, TrainingLog
@@ -41,4 +41,5 @@ __all__ = [
     "VariantKind",
     "Verdict",
     "Verification",
+    "Work",
 ]

@@ -53,6 +53,26 @@ class TaskResult(Record):
     n: int
 
 
+class Work(Record):
+    """What the answers of an arm cost, counted while they were computed.
+
+    `requested_tokens` is what one request at a time would forward, `distinct_tokens` the size of the token
+    tree of the same requests (each token once after equal predecessors; every generated token counts), and
+    `forwarded_tokens` what went through the model. `stored_requests` were answered from earlier runs and
+    are in none of the token counts. Of `drafted_tokens`, `accepted_tokens` were right. `seconds` is time
+    inside the engine.
+    """
+
+    requests: int = 0
+    stored_requests: int = 0
+    requested_tokens: int = 0
+    distinct_tokens: int = 0
+    forwarded_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    seconds: float = 0.0
+
+
 class Run(Record):
     """Header of a run. `suite_fingerprint` and `seeds` must agree before two runs may be paired."""
 
@@ -73,6 +93,7 @@ class Run(Record):
     git_commit: str | None = None
     prompt_tokens: int | None = None
     wall_seconds: float | None = None
+    work: Work | None = None
     dropped_items: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     status: Literal["complete", "partial"] = "complete"
