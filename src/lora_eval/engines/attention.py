@@ -1,0 +1,157 @@
+"""Attention over a pack of the token tree, and over rows that share a prefix: each token reads the keys it
+can see and few others.
+
+Registered with transformers under `NAME`; what is read is in the plan that `use` puts in force. A model whose
+attention needs more than keys, values and a scale (a window, soft-capping, sinks) raises here, and is then
+evaluated with masks through its own attention.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from lora_eval.engines.cache import PathCache
+from lora_eval.engines.tree import Ints, subtree_ends
+
+NAME = "lora_eval"
+# Query rows that are computed together. Fewer rows waste fewer columns on what they cannot see; below some
+# hundred the matrix product loses more than that (docs/engine.md).
+_ROWS = {"cpu": 128, "cuda": 1024}
+_PLAIN = {"position_bias", "sliding_window", "softcap", "s_aux"}
+
+
+class Plan(Protocol):
+    """What a forward pass attends to."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+    ) -> torch.Tensor:
+        """Return the attention's output (B, T, heads, width)."""
+
+
+class TreePlan:
+    """Attention of one pack: block by block of its rows, over the part of the path and of the pack that the
+    block can see.
+    """
+
+    def __init__(self, depths: Ints, cache: PathCache, device: torch.device) -> None:
+        self._cache = cache
+        self._device = device
+        self._attach = np.minimum.accumulate(depths)  # how much of the path each token sees
+        self._ends = subtree_ends(depths)
+        self._blocks = list(_blocks(depths, self._attach, _ROWS.get(device.type, _ROWS["cuda"])))
+        self._masks: list[torch.Tensor | None] = []
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+    ) -> torch.Tensor:
+        """Query (1, heads, N, width); key and value (1, kv heads, N, width) are the pack's own."""
+        _, heads, rows, width = query.shape
+        kv_heads = key.shape[1]
+        group = heads // kv_heads
+        if not self._masks:
+            self._masks = [self._mask(*block, group, query.dtype) for block in self._blocks]
+        output = query.new_empty(1, rows, heads, value.shape[-1])
+        path = self._cache.path.get(layer)
+        for (first, last, origin), mask in zip(self._blocks, self._masks, strict=True):
+            keys, values = key[:, :, origin:last], value[:, :, origin:last]
+            seen = int(self._attach[first])
+            if seen and path is not None:
+                keys = torch.cat((path[0][:, :, :seen], keys), dim=2)
+                values = torch.cat((path[1][:, :, :seen], values), dim=2)
+            # The heads that share keys stand as more rows of one head: the keys need not be repeated.
+            grouped = query[:, :, first:last].reshape(1, kv_heads, group * (last - first), width)
+            found = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+            output[:, first:last] = found.view(1, heads, last - first, -1).transpose(1, 2)
+        return output
+
+    def _mask(
+        self, first: int, last: int, origin: int, group: int, dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """What rows `first` to `last` see of the path and of the pack from `origin` on, as 0 or -inf."""
+        rows = np.arange(first, last)[:, None]
+        columns = np.arange(origin, last)[None, :]
+        seen = int(self._attach[first])
+        on_path = np.arange(seen)[None, :] < self._attach[first:last, None]
+        in_pack = (columns <= rows) & (rows < self._ends[None, origin:last])
+        visible = torch.from_numpy(np.concatenate((on_path, in_pack), axis=1))
+        if bool(visible.all()):
+            return None
+        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
+        return mask.repeat(group, 1).to(self._device)
+
+
+def _blocks(depths: Ints, attach: Ints, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first row, last row, first column in the pack) so that no row sees beyond its block's columns.
+
+    Subtrees that begin in the pack are not cut unless they are longer than `rows`.
+    """
+    roots = np.flatnonzero(depths == attach).tolist()
+    first = 0
+    for root, after in zip(roots, [*roots[1:], len(depths)], strict=True):
+        if root > first and after - first > rows:
+            yield first, root, first
+            first = root
+        if after - root > rows:
+            for start in range(root, after, rows):
+                yield start, min(start + rows, after), root
+            first = after
+    if first < len(depths):
+        yield first, len(depths), first
+
+
+_current: list[Plan] = []
+
+
+@contextlib.contextmanager
+def use(plan: Plan) -> Iterator[None]:
+    """Within this, attention under `NAME` is the plan's."""
+    _current.append(plan)
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+@contextlib.contextmanager
+def installed(model: Any) -> Iterator[None]:
+    """Within this, the model's layers attend through `NAME`."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as the plan in force says; the signature is transformers'.
+
+    Raises:
+        NotImplementedError: the layer asks for more than keys, values and a scale.
+    """
+    asked = sorted(name for name in _PLAIN if options.get(name) is not None)
+    window = getattr(module, "sliding_window", None)
+    if asked or window or dropout or getattr(module, "is_causal", True) is False:
+        raise NotImplementedError(f"attention with {', '.join(asked) or 'a window, dropout or no order'}")
+    return _current[-1].attend(module.layer_idx, query, key, value, scaling), None
+
+
+AttentionInterface.register(NAME, attention)
