@@ -68,10 +68,11 @@ def test_scores_are_those_of_one_request_at_a_time(
     for score, (value, greedy) in zip(scores, expected, strict=True):
         assert score.log_likelihood == pytest.approx(value, rel=1e-6, abs=1e-5)
         assert score.is_greedy is greedy
-    assert steps[-1] == (len(requests), len(requests))
+    assert steps[-1][0] == steps[-1][1] == engine.work["distinct_tokens"]
 
 
 def test_equal_inputs_are_forwarded_once(resident: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(resident)
     shapes = []
     forward = resident.model.forward
 
@@ -82,7 +83,7 @@ def test_equal_inputs_are_forwarded_once(resident: Resident, monkeypatch: pytest
     counted.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
     monkeypatch.setattr(resident.model, "forward", counted)
     choices = [ScoreRequest((1, 2, 3), (token,)) for token in range(4)]
-    TransformersEngine(resident).score("base", choices, _silent)
+    engine.score("base", choices, _silent)
     assert shapes == [(1, 3)]
 
 

@@ -120,6 +120,13 @@ def use(plan: Plan) -> Iterator[None]:
         _current.pop()
 
 
+def no_mask(device: torch.device) -> torch.Tensor:
+    """Return what stands for a mask: it has four dimensions, so transformers passes it on as it is, and
+    nothing reads it.
+    """
+    return torch.zeros(1, 1, 1, 1, device=device)
+
+
 @contextlib.contextmanager
 def installed(model: Any) -> Iterator[None]:
     """Within this, the model's layers attend through `NAME`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,10 @@ class PackRunner:
         self._fused = fused
         self._cache = PathCache(joined=not fused)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.forwarded = 0
+
+    def begin(self, prefix: Mapping[int, KeyValue]) -> None:
+        """Start with the keys and values of what all sequences begin with."""
+        self._cache.path = dict(prefix)
 
     def run(self, pack: Pack, rows: Ints) -> torch.Tensor:
         """Forward the next pack; returns the logits (K, V) of its tokens `rows`, counted within the pack."""
@@ -47,7 +50,6 @@ class PackRunner:
             inputs["logits_to_keep"] = wanted
         with self._attention(depths, inputs):
             logits = self._model(**inputs).logits[0]
-        self.forwarded += len(depths)
         return logits if self._keeps_logits else logits[wanted]
 
     def read(self, places: Sequence[Range]) -> dict[int, KeyValue]:
@@ -60,8 +62,7 @@ class PackRunner:
             inputs["attention_mask"] = tree_masks(self._model, depths)
             yield
             return
-        # Four dimensions: transformers then takes it for a finished mask, and ours reads none.
-        inputs["attention_mask"] = torch.zeros(1, 1, 1, 1, device=self._model.device)
+        inputs["attention_mask"] = attention.no_mask(self._model.device)
         with attention.use(attention.TreePlan(depths, self._cache, self._model.device)):
             yield
 

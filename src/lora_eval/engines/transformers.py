@@ -1,34 +1,29 @@
 """The engine on transformers: log-likelihoods and answers of every arm of one resident model.
 
-Batches depend on the requests only, never on the arm or on when a row stops, so all arms meet the same
-shapes and equal weights give equal numbers. Answers stop as lm-eval's do at batch size 1: each row at its own
-stop text.
+Requests become one token tree; each of its tokens is forwarded once for each arm (`tree`, `scoring`,
+`generation`). The packs depend on the requests only, so all arms meet the same shapes, and equal weights give
+equal numbers. Whether the model can be evaluated this way is tried out when the engine is opened (`probe`).
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
+import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_eval.engines.decoding import StopAtText, sampler
-from lora_eval.errors import InputError
+from lora_eval.errors import InputError, ModelError
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-# Tokens of a scoring batch where nothing is asked for. On a CPU 512 tokens saturate the matrix product of a
-# small model; more only saves calls. Decoding needs wide batches: it moves one token of each row a step.
-_AUTO_TOKENS = {"cpu": 2048, "cuda": 16384}
-_DECODE_FACTOR = 4
+# Tokens of a pack where nothing is asked for: on a CPU 512 saturate the matrix product of a small model.
+_AUTO_TOKENS = {"cpu": 512, "cuda": 4096}
+_ROWS = 8  # one row of decoding for so many tokens of a pack: 64 rows reach nine tenths of a CPU's rate
 _DEFAULT_MAX_LENGTH = 2048  # lm-eval's, where neither config nor tokenizer knows
 _UNKNOWN_LENGTH = int(1e30)  # what transformers gives for a tokenizer without a length
-_CHUNK = 1 << 24  # logits in float32 at a time: 64 MiB
+Drafts = dict[bytes, tuple[int, ...]]
+"""Answers by their prompt's tokens, from any arm with the same tokenizer."""
 
 
 def open_engine(resident: Resident, *, batch_tokens: int | None = None) -> TransformersEngine:
@@ -37,18 +32,29 @@ def open_engine(resident: Resident, *, batch_tokens: int | None = None) -> Trans
 
 
 class TransformersEngine:
-    """Scores and generates with one resident model."""
+    """Scores and generates with one resident model.
+
+    `fallback_reason` is None, or says why this model's numbers would not be right: then it refuses to
+    compute, and lm-eval's own path is to be used. Where `drafts` is a dictionary, greedy answers are kept in
+    it and tried as drafts for the next arm.
+    """
 
     name = "transformers"
+    numerics = "tree-1"  # changes whenever the same request may get other digits than before
 
     def __init__(self, resident: Resident, *, batch_tokens: int | None = None) -> None:
+        from lora_eval.engines.probe import find_mode
+
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch tokens must be at least 1, got {batch_tokens}")
         self.resident = resident
         self.dtype = resident.dtype
         self.max_length = max_length(resident)
-        self.work: Counter[str] = Counter()
         self.batch_tokens = batch_tokens or _AUTO_TOKENS.get(resident.device.type, _AUTO_TOKENS["cuda"])
+        self.work: Counter[str] = Counter()
+        self.drafts: Drafts | None = None
+        self._plan: tuple[Sequence[ScoreRequest], Any] | None = None
+        self.mode, self.fallback_reason = find_mode(resident, self.max_length)
 
     @property
     def tokenizer(self) -> Any:
@@ -61,57 +67,39 @@ class TransformersEngine:
         return self.resident.arms
 
     def score(
-        self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
-    ) -> list[Score]:
-        """Return the log-likelihood of each continuation; equal inputs are forwarded once."""
-        import torch
-
-        # The last token is only predicted, never read: choices of one token share one forward pass.
-        inputs: dict[tuple[int, ...], list[int]] = {}
-        for index, request in enumerate(requests):
-            inputs.setdefault((request.context_ids + request.continuation_ids)[:-1], []).append(index)
-        scores: list[Score | None] = [None] * len(requests)
-        order = sorted(inputs, key=lambda ids: (-len(ids), ids))
-        done = 0
-        with self.resident.activate(arm) as model, torch.inference_mode():
-            for batch in _batches(order, self.batch_tokens):
-                found = [(row, index) for row, ids in enumerate(batch) for index in inputs[ids]]
-                answers = self._score_batch(model, batch, [(row, requests[i]) for row, i in found])
-                for (_, index), answer in zip(found, answers, strict=True):
-                    scores[index] = answer
-                if finished:
-                    finished([(index, answer) for (_, index), answer in zip(found, answers, strict=True)])
-                done += len(found)
-                progress(f"{arm}: scoring", done, len(requests))
-        return [score for score in scores if score is not None]
-
-    def _score_batch(
         self,
-        model: PreTrainedModel,
-        batch: Sequence[tuple[int, ...]],
-        requests: Sequence[tuple[int, ScoreRequest]],
+        arm: str,
+        requests: Sequence[ScoreRequest],
+        progress: Progress,
+        finished: Finished | None = None,
     ) -> list[Score]:
-        import torch
+        """Return the log-likelihood of each continuation; progress is in tokens."""
+        from lora_eval.engines.scoring import ScorePlan, score_plan
 
-        width = len(batch[0])
-        # Padding is on the right and the model is causal: no position that counts sees it, so no mask.
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=self.resident.device)
-        wanted = torch.zeros(ids.shape, dtype=torch.bool)  # (B, T)
-        for row, request in requests:
-            wanted[row, len(request.context_ids) - 1 : len(batch[row])] = True
-        place = wanted.flatten().cumsum(0) - 1  # where a position stands among the wanted ones
-        logits = _logits_at(model, ids, wanted.to(ids.device))  # (K, V)
-        where = torch.cat([
-            place[row * width + len(request.context_ids) - 1 :][: len(request.continuation_ids)]
-            for row, request in requests
-        ])  # fmt: skip
-        targets = torch.tensor([token for _, request in requests for token in request.continuation_ids])
-        chosen, greedy = _log_probabilities(logits, where.to(ids.device), targets.to(ids.device))
-        lengths = [len(request.continuation_ids) for _, request in requests]
-        return [
-            Score(float(values.sum()), bool(same.all()))
-            for values, same in zip(chosen.split(lengths), greedy.split(lengths), strict=True)
-        ]
+        if not requests:
+            return []
+        if self._plan is None or self._plan[0] != requests:
+            self._plan = (requests, ScorePlan(requests))
+        plan: ScorePlan = self._plan[1]
+        done = 0
+
+        def count(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            progress(f"{arm}: scoring", done, len(plan.tree))
+
+        scores: list[Score | None] = [None] * len(requests)
+        with self._ready(arm) as model:
+            for part in score_plan(model, plan, self.batch_tokens, fused=self.mode == "fused", count=count):
+                for number, score in part:
+                    scores[number] = score
+                if finished and part:
+                    finished(part)
+        self.work["requests"] += len(requests)
+        self.work["requested_tokens"] += plan.requested_tokens
+        self.work["distinct_tokens"] += len(plan.tree)
+        self.work["forwarded_tokens"] += done
+        return [score for score in scores if score is not None]
 
     def generate(
         self,
@@ -120,79 +108,74 @@ class TransformersEngine:
         progress: Progress,
         finished: Finished | None = None,
     ) -> list[Generation]:
-        """Return each answer up to its own stop text, end-of-sequence token or number of tokens."""
-        import torch
+        """Return each answer up to its own stop text, end-of-sequence token or number of tokens; progress is
+        in tokens of prompts and answers, as if every answer took all it may.
+        """
+        from lora_eval.engines.generation import Generator
+        from lora_eval.engines.tree import TokenTree, as_bytes
 
+        sizes = [len(request.input_ids) + request.max_new_tokens for request in requests]
         answers: dict[int, Generation] = {}
-        groups: dict[tuple[int, str], list[int]] = {}
-        for index, request in enumerate(requests):
-            key = (request.max_new_tokens, repr(sorted(request.sampling.items())))
-            groups.setdefault(key, []).append(index)
-        with self.resident.activate(arm) as model, torch.inference_mode():
-            for (new_tokens, _), members in groups.items():
-                order = sorted(members, key=lambda i: (-len(requests[i].input_ids), requests[i].input_ids, i))
-                settings = _settings(model, requests[members[0]])
-                for chosen in self._decode_batches(order, requests, new_tokens, _reads_prompt(settings)):
-                    batch = [requests[index] for index in chosen]
-                    for index, answer in zip(chosen, self._decode(model, batch, settings), strict=True):
-                        answers[index] = answer
-                    if finished:
-                        finished([(index, answers[index]) for index in chosen])
-                    progress(f"{arm}: generating", len(answers), len(requests))
-        return [answers[index] for index in range(len(requests))]
+        done = 0
+        with self._ready(arm) as model:
+            generator = Generator(
+                model, self.tokenizer, self._limits(), fused=self.mode == "fused", count=self._count,
+                draft=self._draft,
+            )  # fmt: skip
+            for part in generator.run(requests):
+                answers.update(part)
+                done += sum(sizes[number] for number, _ in part)
+                progress(f"{arm}: generating", done, sum(sizes))
+                if finished:
+                    finished(part)
+        for number, answer in answers.items():
+            self.remember(arm, requests[number], answer)
+        new = sum(len(answer.token_ids) for answer in answers.values())
+        self.work["requests"] += len(requests)
+        self.work["requested_tokens"] += sum(len(request.input_ids) for request in requests) + new
+        self.work["distinct_tokens"] += len(TokenTree(as_bytes(r.input_ids) for r in requests)) + new
+        return [answers[number] for number in range(len(requests))]
 
-    def _decode_batches(
-        self, order: Sequence[int], requests: Sequence[GenerateRequest], new_tokens: int, equal: bool
-    ) -> Iterator[list[int]]:
-        """Indices by falling length; `equal`: only prompts of one length together, so that none is padded."""
-        batch: list[int] = []
-        for index in order:
-            first = len(requests[batch[0] if batch else index].input_ids)
-            full = (len(batch) + 1) * (first + new_tokens) > self.batch_tokens * _DECODE_FACTOR
-            if batch and (full or (equal and len(requests[index].input_ids) != first)):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+    def remember(self, arm: str, request: GenerateRequest, answer: Generation) -> None:
+        """Keep a greedy answer as a draft for the arms to come."""
+        from lora_eval.engines.tree import as_bytes
 
-    def _decode(
-        self, model: PreTrainedModel, batch: Sequence[GenerateRequest], settings: Any
-    ) -> list[Generation]:
+        if self.drafts is not None and not request.sampling.get("do_sample"):
+            self.drafts[as_bytes(request.input_ids)] = answer.token_ids
+
+    def _draft(self, request: GenerateRequest) -> tuple[int, ...]:
+        from lora_eval.engines.tree import as_bytes
+
+        found = self.drafts.get(as_bytes(request.input_ids), ()) if self.drafts else ()
+        return found[: request.max_new_tokens]
+
+    def _count(self, name: str, number: int) -> None:
+        self.work[name] += number
+
+    def _limits(self) -> Any:
+        from lora_eval.engines.generation import Limits
+
+        return Limits(
+            self.batch_tokens, max(1, self.batch_tokens // _ROWS), _slot_bytes(self.resident.device)
+        )
+
+    @contextlib.contextmanager
+    def _ready(self, arm: str) -> Iterator[Any]:
+        """The model with the arm live, computing as was found to be right for it; counts the seconds."""
         import torch
 
-        width = max(len(request.input_ids) for request in batch)
-        pad = settings.pad_token_id
-        rows = [[*[pad] * (width - len(request.input_ids)), *request.input_ids] for request in batch]
-        ids = torch.tensor(rows, device=self.resident.device)
-        mask = torch.tensor([[int(i >= width - len(r.input_ids)) for i in range(width)] for r in batch])
-        stop = StopAtText(self.tokenizer, [request.until for request in batch], width)
-        sampling = batch[0].sampling
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask.to(ids.device),
-            generation_config=settings,
-            stopping_criteria=[stop],
-            logits_processor=sampler(sampling, model.generation_config, [r.seed for r in batch])
-            if sampling.get("do_sample")
-            else [],
-        )
-        ends = _as_ids(settings.eos_token_id)
-        return [
-            self._answer(request, row[width:], stop.lengths[index], ends)
-            for index, (request, row) in enumerate(zip(batch, output.tolist(), strict=True))
-        ]
+        from lora_eval.engines.attention import installed
 
-    def _answer(
-        self, request: GenerateRequest, tokens: list[int], stopped: int | None, ends: set[int]
-    ) -> Generation:
-        end = next((place + 1 for place, token in enumerate(tokens) if token in ends), None)
-        length = min(stop for stop in (stopped, end, len(tokens)) if stop is not None)
-        text = self.tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        for stop_text in request.until:
-            text = text.split(stop_text)[0] if stop_text else text
-        reason = "length" if stopped is None and end is None else "stop"
-        return Generation(text, tuple(tokens[:length]), reason)
+        if self.fallback_reason is not None:
+            raise ModelError(f"this engine cannot evaluate the model: {self.fallback_reason}")
+        started = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(self.resident.activate(arm))
+            stack.enter_context(torch.inference_mode())
+            if self.mode == "fused":
+                stack.enter_context(installed(model))
+            yield model
+        self.work["seconds"] += time.perf_counter() - started  # type: ignore[assignment]
 
 
 def max_length(resident: Resident) -> int:
@@ -206,74 +189,14 @@ def max_length(resident: Resident) -> int:
     return int(length) if length < _UNKNOWN_LENGTH else _DEFAULT_MAX_LENGTH
 
 
-def _batches(order: Sequence[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Inputs of falling length, in batches of at most `tokens` with padding (one input may be longer)."""
-    batch: list[tuple[int, ...]] = []
-    for ids in order:
-        if batch and (len(batch) + 1) * len(batch[0]) > tokens:
-            yield batch
-            batch = []
-        batch.append(ids)
-    if batch:
-        yield batch
+def _slot_bytes(device: Any) -> int:
+    """Memory for the keys and values of rows in progress: half of what a GPU has left, an eighth of what a
+    machine has left but at least 512 MiB.
+    """
+    if device.type == "cuda":
+        import torch
 
+        return int(torch.cuda.mem_get_info(device)[0]) // 2
+    import psutil
 
-def _logits_at(model: PreTrainedModel, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the logits (K, V) of the K positions that are True in `wanted` (B, T)."""
-    from transformers import modeling_utils
-
-    # transformers takes such a mask since it has this function; before, and for models without the
-    # argument, the whole vocabulary of every position is computed and then thrown away.
-    if hasattr(modeling_utils, "slice_logits_to_keep") and "logits_to_keep" in _parameters(model):
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits
-    else:
-        logits = model(input_ids=ids, use_cache=False).logits
-    return logits if logits.dim() == 2 else logits[wanted]
-
-
-def _parameters(model: PreTrainedModel) -> set[str]:
-    return set(inspect.signature(model.forward).parameters)
-
-
-def _log_probabilities(
-    logits: torch.Tensor, where: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) in float32, and whether the target is the likeliest token, for each place."""
-    import torch
-
-    chosen, greedy = [], []
-    step = max(1, _CHUNK // logits.shape[-1])
-    for start in range(0, len(where), step):
-        rows = logits[where[start : start + step]].float()  # (n, V)
-        wanted = targets[start : start + step]
-        values = torch.log_softmax(rows, dim=-1)
-        chosen.append(values.gather(1, wanted[:, None])[:, 0])
-        greedy.append(values.argmax(dim=-1) == wanted)
-    return torch.cat(chosen).cpu(), torch.cat(greedy).cpu()
-
-
-def _settings(model: PreTrainedModel, request: GenerateRequest) -> Any:
-    """Return the model's own generation settings with what the request asks for; sampling is ours."""
-    settings = copy.deepcopy(model.generation_config)
-    ours = {"do_sample", "temperature", "top_k", "top_p", "min_p"}
-    other = {key: value for key, value in request.sampling.items() if key not in ours}
-    if other.get("num_beams", 1) != 1:
-        raise InputError(f"num_beams={other['num_beams']}: only greedy and sampled decoding can be compared")
-    unknown = settings.update(**other)
-    if unknown:
-        raise InputError(f"unknown generation settings: {', '.join(sorted(unknown))}")
-    settings.update(do_sample=False, temperature=None, top_k=None, top_p=None, min_p=None, num_beams=1)
-    settings.update(max_new_tokens=request.max_new_tokens, max_length=None, use_cache=True)
-    if settings.pad_token_id is None:
-        settings.pad_token_id = next(iter(sorted(_as_ids(settings.eos_token_id))), 0)
-    return settings
-
-
-def _reads_prompt(settings: Any) -> bool:
-    """Whether a rule of decoding looks at the prompt's tokens, padding included."""
-    penalty = settings.repetition_penalty not in (None, 1.0)
-    return penalty or bool(settings.no_repeat_ngram_size) or bool(settings.bad_words_ids)
-
-
-def _as_ids(value: Any) -> set[int]:
-    return set() if value is None else set(value) if isinstance(value, (list, tuple)) else {int(value)}
+    return max(512 * 2**20, int(psutil.virtual_memory().available) // 8)

@@ -75,7 +75,7 @@ class TokenTree:
         before, size = b"", 0
         # Any order that keeps equal beginnings together will do; that of bytes is the fastest.
         for text in sorted(set(sequences)):
-            shared = _common(before, text) // _BYTES
+            shared = common_length(before, text)
             _cut(path, shared)
             length = len(text) // _BYTES - shared
             path.append(Segment(shared, size, length))
@@ -87,7 +87,8 @@ class TokenTree:
             before = text
         self.tokens: Ints = np.frombuffer(b"".join(pieces), dtype=np.int32).astype(np.int64)
         self.depths: Ints = np.concatenate(
-            [np.arange(p[-1].depth, p[-1].depth + p[-1].length) for p in self._grown] or [np.empty(0, np.int64)]
+            [np.arange(p[-1].depth, p[-1].depth + p[-1].length) for p in self._grown]
+            or [np.empty(0, np.int64)]
         )
 
     def __len__(self) -> int:
@@ -103,10 +104,13 @@ class TokenTree:
         _cut(grown, grown[-1].depth + number - grown[-1].start)
         return tuple(grown)
 
-    def packs(self, tokens: int) -> Iterator[Pack]:
-        """Yield packs of `tokens` tokens (the last may be smaller) that hold every node once, in order."""
-        before = Pack(0, 0, 0, ())
-        for start in range(0, len(self), tokens):
+    def packs(self, tokens: int, first: int = 0) -> Iterator[Pack]:
+        """Yield packs of `tokens` tokens (the last may be smaller) that hold every node from `first` on once,
+        in order. Where `first` is not 0, it is the length of what all sequences begin with, and the cache
+        holds just that.
+        """
+        before = Pack(0, first, 0, ())
+        for start in range(first, len(self), tokens):
             path = self.path_before(start)
             pack = Pack(start, min(start + tokens, len(self)), int(self.depths[start]), before.places(path))
             yield pack
@@ -120,12 +124,18 @@ def as_bytes(sequence: Sequence[int]) -> bytes:
 
 def nodes_of(path: Path, first: int, last: int) -> Ints:
     """Return the numbers of a path's nodes of depth `first` to `last` (exclusive)."""
+    parts = [np.arange(part.start, part.start + part.length) for part in cut_path(path, first, last)]
+    return np.concatenate(parts or [np.empty(0, np.int64)])
+
+
+def cut_path(path: Path, first: int, last: int) -> Path:
+    """Return the part of a path from depth `first` to depth `last` (exclusive)."""
     parts = []
     for segment in path:
         low, high = max(first - segment.depth, 0), min(last - segment.depth, segment.length)
         if low < high:
-            parts.append(np.arange(segment.start + low, segment.start + high))
-    return np.concatenate(parts)
+            parts.append(Segment(segment.depth + low, segment.start + low, high - low))
+    return tuple(parts)
 
 
 def subtree_ends(depths: Ints) -> Ints:
@@ -156,6 +166,11 @@ def _extend(ranges: list[Range], start: int, stop: int) -> None:
         ranges[-1] = (ranges[-1][0], stop)
     else:
         ranges.append((start, stop))
+
+
+def common_length(a: bytes, b: bytes) -> int:
+    """Return how many tokens two sequences (as `as_bytes` gives them) begin with alike."""
+    return _common(a, b) // _BYTES
 
 
 def _common(a: bytes, b: bytes) -> int:

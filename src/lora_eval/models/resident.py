@@ -56,6 +56,11 @@ class Resident:
         """Names of the arms, base first; the identity control is not among them."""
         return tuple(name for name in self._arms if name != IDENTITY)
 
+    @property
+    def every_arm(self) -> tuple[str, ...]:
+        """Names of the arms with the identity control, where there is one."""
+        return tuple(self._arms)
+
     @contextlib.contextmanager
     def activate(self, arm: str) -> Iterator[PreTrainedModel]:
         """Yield the model with that arm live: the base with every adapter off, or one adapter on."""

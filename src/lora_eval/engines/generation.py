@@ -1,0 +1,302 @@
+"""Answers by continuous batching: prompts enter through the token tree, rows leave at their own stop.
+
+What all prompts of a group share is kept once. A draft (another arm's answer to the same prompt) rides along
+with the prompt, and its tokens count as far as the model would have chosen them itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from lora_eval.engines import attention
+from lora_eval.engines.cache import KeyValue
+from lora_eval.engines.decoding import (
+    Row,
+    StopTexts,
+    chooser,
+    end_tokens,
+    generation_settings,
+)
+from lora_eval.engines.packs import PackRunner, layer_masks
+from lora_eval.engines.slots import Slots
+from lora_eval.engines.tree import Ints, Pack, TokenTree, as_bytes, common_length, cut_path, nodes_of
+from lora_eval.protocols import GenerateRequest, Generation
+
+Finished = list[tuple[int, Generation]]
+Draft = Callable[[GenerateRequest], Sequence[int]]
+_PILOT = 16  # rows whose drafts are tried before the rest
+_WORTH = 0.5  # share of right tokens from which a draft costs less than decoding (docs/engine.md)
+_LEAST_PREFIX = 16
+_LEAST_GROUP = 4
+
+
+@dataclass(slots=True)
+class Limits:
+    """How much is done at once: tokens of a pack, rows of a decoding step, bytes of their keys and values."""
+
+    pack_tokens: int
+    rows: int
+    slot_bytes: int
+
+
+class Generator:
+    """Answers requests with one model; `count(name, number)` hears of the work as it is done."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        limits: Limits,
+        *,
+        fused: bool,
+        count: Callable[[str, int], None],
+        draft: Draft = lambda request: (),
+    ) -> None:
+        self.model, self.tokenizer, self.limits = model, tokenizer, limits
+        self.fused = fused
+        self.count = count
+        self._draft = draft
+        self._stops = lru_cache(maxsize=None)(lambda until: StopTexts(tokenizer, until))
+
+    def run(self, requests: Sequence[GenerateRequest], *, plain: bool = False) -> Iterator[Finished]:
+        """Yield answers as they are finished, as (number of the request, answer); `plain`: always the
+        likeliest token, whatever the model's generation settings say.
+        """
+        kinds: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            kinds.setdefault(repr(sorted(request.sampling.items())), []).append(number)
+        for members in kinds.values():
+            settings = generation_settings(self.model, requests[members[0]].sampling)
+            for group, alike in share_prefix([requests[number].input_ids for number in members]):
+                shared = alike if self.fused else 0  # masks know nothing of a prefix outside the slots
+                rows = []
+                for number in (members[place] for place in group):
+                    request = requests[number]
+                    choose = None if plain else chooser(self.model, settings, request)
+                    rows.append(Row(number, request, self._stops(request.until), choose))
+                yield from self._run_group(rows, shared, frozenset() if plain else end_tokens(settings))
+
+    def _run_group(self, rows: list[Row], shared: int, ends: frozenset[int]) -> Iterator[Finished]:
+        """Answer rows whose prompts begin with the same `shared` tokens (fewer than the shortest has)."""
+        prefix = self._prefix(rows[0].request.input_ids[:shared]) if shared else {}
+        drafts = [() if row.choose else tuple(self._draft(row.request)) for row in rows]
+        drafted = [place for place, draft in enumerate(drafts) if len(draft) > 1]
+        pilot = set(drafted[:: max(1, len(drafted) // _PILOT)][:_PILOT]) if drafted else set()
+        waves = [pilot, set(range(len(rows))) - pilot]
+        tried: Counter[str] = Counter()
+        for wave in waves:
+            if not wave:
+                continue
+            useful = wave is pilot or tried["accepted"] >= _WORTH * tried["drafted"]
+            chosen = sorted(wave)
+            session = _Session(
+                self,
+                [rows[place] for place in chosen],
+                [drafts[place] if useful else () for place in chosen],
+                shared,
+                prefix,
+                ends,
+            )
+            yield from session.run()
+            tried.update(session.tried)
+        self.count("drafted_tokens", tried["drafted"])
+        self.count("accepted_tokens", tried["accepted"])
+
+    def _prefix(self, tokens: Sequence[int]) -> dict[int, KeyValue]:
+        """Forward what the prompts of a group share; returns its keys and values."""
+        tree = TokenTree([as_bytes(tokens)])
+        runner = PackRunner(self.model, tree, fused=self.fused)
+        for pack in tree.packs(self.limits.pack_tokens):
+            runner.run(pack, np.empty(0, np.int64))
+            self.count("forwarded_tokens", pack.stop - pack.start)
+        return runner.read(((0, len(tree)),))
+
+
+class _Session:
+    """Rows from prompt to answer, as many at a time as there are slots."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        rows: Sequence[Row],
+        drafts: Sequence[Sequence[int]],
+        shared: int,
+        prefix: Mapping[int, KeyValue],
+        ends: frozenset[int],
+    ) -> None:
+        self._of = generator
+        self._rows, self._drafts, self._ends = rows, drafts, ends
+        self._shared, self._prefix = shared, prefix
+        # A draft's last token is only compared, never read.
+        self._texts = [
+            as_bytes((*row.request.input_ids, *draft[:-1])) for row, draft in zip(rows, drafts, strict=True)
+        ]
+        self._tree = TokenTree(self._texts)
+        self._runner = PackRunner(generator.model, self._tree, fused=generator.fused)
+        self._runner.begin(prefix)
+        self._ready: deque[tuple[Row, dict[int, KeyValue]]] = deque()
+        self._active: list[Row] = []
+        self._slots: Slots | None = None
+        self.tried: Counter[str] = Counter()
+
+    def run(self) -> Iterator[Finished]:
+        """Yield what each pack and each step of decoding finishes."""
+        entering = self._enter()
+        more = True
+        while more or self._ready or self._active:
+            while self._ready and self._is_free():
+                row, keys = self._ready.popleft()
+                if self._slots is None:
+                    self._slots = self._open_slots(keys)
+                self._slots.put(keys)
+                self._active.append(row)
+            if more and self._is_free():
+                done = next(entering, None)
+                more = done is not None
+            else:
+                done = self._step()
+            if done:
+                yield done
+
+    def _is_free(self) -> bool:
+        return self._slots is None or self._slots.used < self._slots.rows
+
+    def _enter(self) -> Iterator[Finished]:
+        """Forward pack after pack of the prompts; their rows become ready, or finished by their draft."""
+        asked = [self._asked(place) for place in range(len(self._rows))]
+        last = np.array([nodes[-1] for nodes in asked])
+        order = np.argsort(last, kind="stable")
+        every = np.unique(np.concatenate(asked))
+        likeliest = np.full(len(self._tree), -1)
+        for pack in self._tree.packs(self._of.limits.pack_tokens, first=self._shared):
+            nodes = every[slice(*np.searchsorted(every, (pack.start, pack.stop)))]
+            logits = self._runner.run(pack, nodes - pack.start)
+            self._of.count("forwarded_tokens", pack.stop - pack.start)
+            likeliest[nodes] = logits.argmax(dim=-1).cpu().numpy()
+            done = []
+            for place in order[slice(*np.searchsorted(last[order], (pack.start, pack.stop)))].tolist():
+                row, chosen = self._rows[place], likeliest[asked[place]].tolist()
+                if row.choose is not None:
+                    where = int(np.searchsorted(nodes, asked[place][-1]))
+                    chosen = [row.choose(row.request.input_ids, logits[where])]
+                reason = self._accept(row, self._drafts[place], chosen)
+                if reason is None:
+                    self._ready.append((row, self._keys(place, pack)))
+                else:
+                    done.append((row.number, row.answer(self._of.tokenizer, reason)))
+            yield done
+
+    def _asked(self, place: int) -> Ints:
+        """The nodes after which a row's tokens are chosen: its prompt's last one, and its draft's."""
+        first = len(self._rows[place].request.input_ids) - 1
+        return nodes_of(self._tree.path(self._texts[place]), first, len(self._texts[place]) // 4)
+
+    def _accept(self, row: Row, draft: Sequence[int], chosen: Sequence[int]) -> str | None:
+        """Take the model's own tokens as far as the draft led it right, and the one after."""
+        reason = None
+        for token in chosen:
+            right = draft[len(row.tokens) : len(row.tokens) + 1] == (token,)
+            self.tried["accepted"] += right
+            reason = row.add(token, self._ends)
+            if reason is not None or not right:
+                break
+        self.tried["drafted"] += len(draft)
+        return reason
+
+    def _keys(self, place: int, pack: Pack) -> dict[int, KeyValue]:
+        """The keys and values of prompt and accepted tokens behind the shared prefix."""
+        row = self._rows[place]
+        length = len(row.request.input_ids) + len(row.tokens) - 1
+        path = cut_path(self._tree.path(self._texts[place]), self._shared, length)
+        return self._runner.read(pack.places(path))
+
+    def _open_slots(self, keys: Mapping[int, KeyValue]) -> Slots:
+        """As many slots as the limits allow; `keys` tells how large a token is."""
+        longest = max(len(row.request.input_ids) + row.request.max_new_tokens for row in self._rows)
+        length = longest - self._shared
+        of_token = sum(
+            part.shape[1] * part.shape[3] * part.element_size() for pair in keys.values() for part in pair
+        )
+        fit = max(1, self._of.limits.slot_bytes // (of_token * length))
+        rows = min(self._of.limits.rows, len(self._rows), fit)
+        return Slots(rows, length, self._prefix, joined=not self._of.fused)
+
+    def _step(self) -> Finished:
+        """Forward one token of every active row; returns the rows that this finishes."""
+        slots, rows = self._slots, self._active
+        assert slots is not None
+        logits = self._forward(slots, [row.tokens[-1] for row in rows])
+        self._of.count("forwarded_tokens", len(rows))
+        likeliest = logits.argmax(dim=-1).tolist()
+        done = []
+        for slot in reversed(range(len(rows))):
+            row = rows[slot]
+            token = likeliest[slot]
+            if row.choose is not None:
+                token = row.choose((*row.request.input_ids, *row.tokens), logits[slot])
+            reason = row.add(token, self._ends)
+            if reason is not None:
+                done.append((row.number, row.answer(self._of.tokenizer, reason)))
+                slots.drop(slot)
+                rows[slot] = rows[-1]
+                rows.pop()
+        return done
+
+    def _forward(self, slots: Slots, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the logits (rows, V) after one more token of each row."""
+        model = self._of.model
+        slots.begin_step(model.device)
+        positions = torch.tensor(slots.lengths, device=model.device)[:, None] + self._shared
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor(tokens, device=model.device)[:, None],
+            "position_ids": positions,
+            "past_key_values": slots,
+            "use_cache": True,
+        }
+        if self._of.fused:
+            inputs["attention_mask"] = attention.no_mask(model.device)
+            with attention.use(slots):
+                logits = model(**inputs).logits
+        else:
+            seen, distance = slots.visible()
+            logits = model(**inputs, attention_mask=layer_masks(model, seen, distance)).logits
+        slots.end_step()
+        return logits[:, -1]
+
+
+def share_prefix(sequences: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
+    """Return groups of sequences (as their numbers) with the length of what each group begins with alike,
+    less than its shortest member; 0 where that is too short to matter.
+    """
+    texts = [as_bytes(sequence) for sequence in sequences]
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    alike = [0, *(common_length(texts[a], texts[b]) for a, b in pairwise(order))]
+    groups = []
+    for first, last in _split(alike, 0, len(order)):
+        members = order[first:last]
+        shortest = min(len(texts[number]) // 4 for number in members)
+        shared = min([shortest - 1, *alike[first + 1 : last]])
+        groups.append((members, shared if shared >= _LEAST_PREFIX and len(members) > 1 else 0))
+    return groups
+
+
+def _split(alike: Sequence[int], first: int, last: int) -> list[tuple[int, int]]:
+    """Cut sorted sequences where their parts share much more than the whole does."""
+    inner = alike[first + 1 : last]
+    if not inner:
+        return [(first, last)]
+    whole = min(inner)
+    cuts = [first, *(p for p in range(first + 1, last) if alike[p] == whole), last]
+    if any(b - a < _LEAST_GROUP for a, b in pairwise(cuts)):
+        return [(first, last)]
+    parts = [part for a, b in pairwise(cuts) for part in _split(alike, a, b)]
+    gain = sum((b - a) * min(alike[a + 1 : b]) for a, b in parts)
+    return parts if gain > 1.5 * whole * (last - first) else [(first, last)]
