@@ -1,0 +1,251 @@
+"""The engine on vLLM: base and adapters of one model folder, in the model server's own arithmetic.
+
+What this vLLM gets wrong for this model is found by a probe when the engine is opened, and then refused
+for each arm (`vllm_startup`). Arms are never mixed in a batch; equal calls are computed in equal batches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_eval.engines.vllm_process import EngineDied, VllmProcess, version
+from lora_eval.engines.vllm_requests import Ask, Told, count_work, generation_arguments, read_generation
+from lora_eval.engines.vllm_startup import GENERATE, SCORE, Learned, Settled, learn, lora_rank, settle
+from lora_eval.errors import InputError
+from lora_eval.models import IDENTITY
+from lora_eval.models.locate import read_config
+from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
+
+# vLLM computes prompt log-probabilities for a whole chunk at once and outside its own memory plan: 2048 rows
+# of a vocabulary of 150,000 are 1.2 GB.
+_BATCH_TOKENS = 2048
+_CPU_BLOCK = (
+    32  # tokens that the prefix cache shares at once; vLLM's 128 on a CPU is longer than most prompts
+)
+_OURS = {
+    "model", "tokenizer", "dtype", "quantization", "max_model_len", "enable_prefix_caching",
+    "generation_config", "enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank",
+    "max_num_batched_tokens", "logprobs_mode", "skip_tokenizer_init",
+}  # fmt: skip
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def open_engine(
+    base: Path,
+    adapters: Mapping[str, Path] | None = None,
+    *,
+    base_name: str = "base",
+    dtype: str = "auto",
+    quantization: Mapping[str, Any] | None = None,
+    batch_tokens: int | None = None,
+    identity_control: bool = False,
+    progress: Progress = _silent,
+    **options: Any,
+) -> VllmEngine:
+    """Return the engine for a model folder (base, merged or GPTQ) and its adapters; `close()` it afterwards.
+
+    `options` are engine arguments under vLLM's own names (`tensor_parallel_size`, `pipeline_parallel_size`,
+    `data_parallel_size`, `block_size`, `max_num_seqs`, ...). `identity_control` adds the arm `IDENTITY`.
+
+    Raises:
+        InputError: an NF4 base, or an option that is ours to set or unknown to vLLM.
+        ModelError: the model or an adapter cannot be opened.
+        MissingExtraError: vllm is not installed.
+    """
+    check_arguments(base, quantization, batch_tokens, options)
+    folder = tempfile.TemporaryDirectory(prefix="lora-eval-vllm-")
+    process: VllmProcess | None = None
+    try:
+        progress("opening the base in transformers, for vLLM's probe", 0, 1)
+        learned = learn(base, dict(adapters or {}), base_name=base_name, dtype=dtype,
+                        identity=Path(folder.name) if identity_control else None)  # fmt: skip
+        settings = {"max_num_batched_tokens": batch_tokens or _BATCH_TOKENS} | _settings(learned) | options
+        progress("starting vLLM", 0, 1)
+        process = VllmProcess(base, settings, learned.folders)
+        progress("probing vLLM", 0, 1)
+        return VllmEngine(process, learned, settle(process, learned), folder)
+    except BaseException:
+        if process is not None:
+            process.close()
+        folder.cleanup()
+        raise
+
+
+open_engine.opens = "paths"  # type: ignore[attr-defined]  # not a Resident: vLLM loads the weights itself
+
+
+def check_arguments(
+    base: Path, quantization: Mapping[str, Any] | None, batch_tokens: int | None, options: Mapping[str, Any]
+) -> None:
+    """Raise InputError for what this engine cannot do, before anything is loaded."""
+    stored = read_config(base, "config.json").get("quantization_config") or {}
+    if quantization or stored.get("quant_method") == "bitsandbytes":
+        raise InputError(
+            f"{base}: the base would be quantized by bitsandbytes, as it was in training; vLLM does not "
+            "compute with those weights (it quantizes in its own way on a GPU, and not at all on a CPU). Use "
+            "--engine transformers; or --quantize none, which measures the adapter on the 16-bit base that "
+            "it was not trained on; or `lora-eval export merge`, and give the folder as "
+            "--arm NAME=merged:PATH"
+        )
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch tokens must be at least 1, got {batch_tokens}")
+    taken = sorted(_OURS & set(options))
+    if taken:
+        raise InputError(f"engine options {', '.join(taken)}: set by lora-eval itself; leave them out")
+
+
+def _settings(learned: Learned) -> dict[str, Any]:
+    """Return vLLM's engine arguments for this model."""
+    found: dict[str, Any] = {
+        "dtype": learned.dtype,
+        "max_model_len": learned.max_length + 1,  # the last token is only predicted
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # settings come from us, request by request
+        "seed": 0,
+    }
+    if learned.folders:
+        rank = lora_rank(learned.folders)
+        found |= {"enable_lora": True, "max_loras": len(learned.folders), "max_lora_rank": rank}
+    if learned.on_cpu:
+        found |= {"enforce_eager": True, "block_size": _CPU_BLOCK}
+    return found
+
+
+class VllmEngine:
+    """Scores and generates with one model in vLLM. Made by `open_engine`.
+
+    `notes` says what a report must say; `refused` maps (arm, "score" or "generate") to the reason.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        process: VllmProcess,
+        learned: Learned,
+        settled: Settled,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.dtype = learned.dtype
+        self.max_length = learned.max_length
+        self.work: Counter[str] = Counter()
+        self.notes = tuple(settled.notes)
+        self.refused = dict(settled.refused)
+        self._width = dict(settled.width)
+        self._process = process
+        self._learned = learned
+        self._folder = folder
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model folder."""
+        return self._learned.tokenizer
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, base first; the identity control is not among them."""
+        return tuple(name for name in self._learned.expected if name != IDENTITY)
+
+    def score(
+        self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
+    ) -> list[Score]:
+        """Return the log-likelihood of each continuation; equal inputs are put once.
+
+        Raises:
+            InputError: the probe found vLLM's log-likelihoods of this arm wrong, or vLLM has ended.
+        """
+        adapter = self._check(arm, SCORE)
+        started = time.perf_counter()
+        scores: dict[int, Score] = {}
+
+        def heard(found: Sequence[tuple[int, Score]]) -> None:
+            scores.update(found)
+            if finished:
+                finished(found)
+            progress(f"{arm}: scoring", len(scores), len(requests))
+
+        try:
+            computed = self._process.score(requests, adapter, heard, width=self._width[SCORE])
+        except EngineDied as error:
+            raise _ended(error) from error
+        self.work["forwarded_tokens"] += computed
+        self._count([(r.context_ids + r.continuation_ids)[:-1] for r in requests], (), started)
+        return [scores[index] for index in range(len(requests))]
+
+    def generate(
+        self,
+        arm: str,
+        requests: Sequence[GenerateRequest],
+        progress: Progress,
+        finished: Finished | None = None,
+    ) -> list[Generation]:
+        """Return each answer up to its own stop text, end-of-sequence token or number of tokens.
+
+        Raises:
+            InputError: a setting that vLLM does not compute as transformers does, the probe found vLLM's
+                answers of this arm wrong, or vLLM has ended.
+        """
+        adapter = self._check(arm, GENERATE)
+        started = time.perf_counter()
+        defaults = self._learned.defaults
+        ends = _as_ids(defaults.get("eos_token_id"))
+        # Equal beginnings follow one another, so that the prefix cache still holds them.
+        order = sorted(range(len(requests)), key=lambda i: (requests[i].input_ids, i))
+        asks = [
+            Ask(requests[i].input_ids, generation_arguments(requests[i], defaults, ends), adapter)
+            for i in order
+        ]
+        answers: dict[int, Generation] = {}
+
+        def heard(place: int, told: Told) -> None:
+            index = order[place]
+            answers[index] = read_generation(requests[index], told, self.tokenizer)
+            computed = len(requests[index].input_ids) - told.cached_tokens + len(told.token_ids)
+            self.work["forwarded_tokens"] += computed
+            if finished:
+                finished([(index, answers[index])])
+            progress(f"{arm}: generating", len(answers), len(requests))
+
+        try:
+            self._process.run(asks, heard, width=self._width[GENERATE])
+        except EngineDied as error:
+            raise _ended(error) from error
+        self._count([r.input_ids for r in requests], [len(a.token_ids) for a in answers.values()], started)
+        return [answers[index] for index in range(len(requests))]
+
+    def _check(self, arm: str, kind: str) -> str | None:
+        """Return the adapter of an arm that may be asked."""
+        if arm not in self._learned.expected:
+            raise KeyError(f"no arm '{arm}'; there are {', '.join(self._learned.expected)}")
+        if reason := self.refused.get((arm, kind)):
+            raise InputError(f"arm {arm}: {reason}")
+        return None if arm == self._learned.base else arm
+
+    def _count(self, inputs: Sequence[tuple[int, ...]], new: Sequence[int], started: float) -> None:
+        self.work.update(count_work(inputs, new))
+        self.work["seconds"] += time.perf_counter() - started  # type: ignore[assignment]
+
+    def close(self) -> None:
+        """End vLLM's processes; the engine cannot be used afterwards."""
+        self._process.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _ended(error: EngineDied) -> InputError:
+    return InputError(
+        f"vLLM {version()} has ended while it was computing: {error}; start the command again, or use "
+        "--engine transformers"
+    )
+
+
+def _as_ids(value: Any) -> set[int]:
+    return set() if value is None else set(value) if isinstance(value, (list, tuple)) else {int(value)}

@@ -1,0 +1,282 @@
+"""vLLM in processes of its own: opened, asked, ended. The only module that imports vllm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_eval.engines.vllm_requests import Ask, Reading, Told, plan_readings, read_scores
+from lora_eval.errors import InputError, MissingExtraError, ModelError
+from lora_eval.protocols import Score, ScoreRequest
+
+Heard = Callable[[int, Told], None]
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM 0.32 takes as max_lora_rank
+# Requests that vLLM knows before it begins: enough to fill its batches, and few to hold in memory.
+_WAVE = 1024
+_ENVIRONMENT = {
+    # An input of max_length tokens and the token after it: vLLM counts both. No position beyond the model's
+    # own is ever computed.
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # A crash of the model must end vLLM's process and not ours.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # stdout belongs to --json.
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+_NOISE = re.compile(r"Worker failed with error '(.+?)', please check|(\w*(?:Error|Exception): .+)")
+
+
+class EngineDied(Exception):
+    """vLLM's process has ended; the text is its last error."""
+
+
+class VllmProcess:
+    """One model in vLLM with its adapters. `refused` says why an adapter could not be loaded.
+
+    Raises:
+        MissingExtraError: vllm is not installed or cannot be imported.
+        InputError: `settings` holds a name that vLLM does not know.
+        ModelError: vLLM cannot open the model.
+    """
+
+    def __init__(self, model: Path, settings: Mapping[str, Any], adapters: Mapping[str, Path]) -> None:
+        self.refused: dict[str, str] = {}
+        self._model = model
+        self._settings = dict(settings)
+        self._adapters = dict(adapters)
+        self._llm: Any = None
+        self._numbers = 0
+        self._log = Path(tempfile.mkstemp(prefix="lora-eval-vllm-", suffix=".log")[1])
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def restart(self) -> None:
+        """Open the model again, after `EngineDied`."""
+        self._end()
+        self._open()
+
+    def run(self, asks: Sequence[Ask], heard: Heard, *, width: int | None = None) -> None:
+        """Put all requests, and call `heard(place, answer)` for each answer; at most `width` at a time.
+
+        The cache of earlier calls is emptied, and vLLM starts only when it has all requests of a wave: equal
+        calls are computed in equal batches.
+
+        Raises:
+            EngineDied: vLLM's process has ended.
+            InputError: vLLM refuses a request.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        size = width or _WAVE
+        try:
+            self._llm.reset_prefix_cache()
+            for start in range(0, len(asks), size):
+                self._run_wave(range(start, min(start + size, len(asks))), asks, heard)
+        except EngineDeadError as error:
+            raise EngineDied(last_error(self._log) or str(error)) from error
+
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        adapter: str | None,
+        heard: Callable[[Sequence[tuple[int, Score]]], None],
+        *,
+        width: int | None = None,
+    ) -> int:
+        """Call `heard` with the scores of each input as it is answered; returns the number of tokens that
+        vLLM computed.
+
+        The prefix cache is read, and an answer is accepted only where no wanted position was a cached one;
+        the others are asked for again without the cache. Raises as `run`.
+        """
+        computed = 0
+        again: list[Reading] = []
+
+        def read(readings: Sequence[Reading], *, cache: bool) -> None:
+            def told(place: int, answer: Told) -> None:
+                nonlocal computed
+                reading = readings[place]
+                computed += len(reading.input_ids) - answer.cached_tokens
+                if reading.is_answered(answer):
+                    heard(read_scores(reading, requests, answer))
+                else:
+                    again.append(reading)
+
+            asks = [Ask(reading.input_ids, reading.arguments(cache=cache), adapter) for reading in readings]
+            self.run(asks, told, width=width)
+
+        read(plan_readings(requests), cache=True)
+        if again:
+            read(tuple(again), cache=False)
+        return computed
+
+    def _run_wave(self, places: range, asks: Sequence[Ask], heard: Heard) -> None:
+        engine = self._llm.llm_engine
+        if len(places) > 1:
+            self._llm.sleep(level=0)  # requests are taken, and none is begun
+        owners: dict[str, int] = {}
+        try:
+            for place in places:
+                owners[self._add(engine, asks[place])] = place
+        except ValueError as error:
+            engine.abort_request(list(owners))
+            raise InputError(f"vLLM refuses a request: {error}") from error
+        finally:
+            if len(places) > 1:
+                self._llm.wake_up(tags=["scheduling"])
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    heard(owners[output.request_id], _told(output))
+
+    def _add(self, engine: Any, ask: Ask) -> str:
+        from vllm import SamplingParams
+
+        self._numbers += 1
+        name = str(self._numbers)
+        engine.add_request(
+            name,
+            {"prompt_token_ids": list(ask.input_ids)},
+            SamplingParams(**ask.arguments),
+            lora_request=self._lora(ask.adapter) if ask.adapter else None,
+        )
+        return name
+
+    def _lora(self, adapter: str) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        number = list(self._adapters).index(adapter) + 1
+        return LoRARequest(f"arm{number}", number, str(self._adapters[adapter]))
+
+    def _open(self) -> None:
+        with _environment(), _output_to(self._log):
+            arguments = engine_arguments(_vllm(), self._settings)
+            try:
+                self._llm = _vllm().LLM(model=str(self._model), **arguments)
+            except Exception as error:
+                raise ModelError(
+                    f"{self._model}: vLLM {version()} cannot open this model: "
+                    f"{last_error(self._log) or _first_line(error)}"
+                ) from error
+        for adapter in self._adapters:
+            try:
+                self._llm.llm_engine.add_lora(self._lora(adapter))
+            except Exception as error:
+                self.refused[adapter] = f"vLLM {version()} does not load it: {_first_line(error)}"
+
+    def _end(self) -> None:
+        if self._llm is not None:
+            # vLLM gives LLM no way to end before the interpreter does.
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+
+    def close(self) -> None:
+        """End vLLM's processes and remove their log."""
+        self._end()
+        self._log.unlink(missing_ok=True)
+
+
+def engine_arguments(vllm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings, after a check that vLLM knows each name (InputError with the nearest one)."""
+    from dataclasses import fields
+
+    from lora_eval.schema import suggest
+
+    known = [field.name for field in fields(vllm.EngineArgs)]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"vLLM {version()} has no engine argument '{name}'{suggest(name, known)}")
+    return dict(settings)
+
+
+def version() -> str:
+    """Return vLLM's version; its CPU build is a distribution of its own name."""
+    return str(getattr(sys.modules.get("vllm"), "__version__", "of an unknown version"))
+
+
+def last_error(log: Path) -> str:
+    """Return the last error that vLLM's processes wrote, or an empty text."""
+    found = ""
+    if log.is_file():
+        for line in log.read_text("utf-8", errors="replace").splitlines():
+            if match := _NOISE.search(line):
+                text = (match[1] or match[2]).strip()
+                # "see above" of an outer process says less than what stands above.
+                found = found if "root cause" in text and found else text
+    return found[:500]
+
+
+def _vllm() -> Any:
+    try:
+        import vllm
+
+        _ = vllm.LLM, vllm.EngineArgs, vllm.SamplingParams  # imported on first use
+    except (ImportError, RuntimeError) as error:
+        broken = "torchvision" in str(error) or "torchaudio" in str(error) or "torchcodec" in str(error)
+        remedy = (
+            "its builds of torchvision, torchaudio and torchcodec do not fit this torch and are not needed: "
+            "pip uninstall -y torchvision torchaudio torchcodec"
+            if broken
+            else "install it in an environment of its own, see docs/vllm.md: pip install 'lora-eval[vllm]'"
+        )
+        raise MissingExtraError(f"this needs vllm, which cannot be imported ({error}); {remedy}") from error
+    return vllm
+
+
+def _told(output: Any) -> Told:
+    answer = output.outputs[0]
+    return Told(
+        tuple(answer.token_ids),
+        str(answer.finish_reason),
+        output.num_cached_tokens or 0,
+        output.prompt_logprobs,
+        answer.logprobs,
+    )
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Send what is written to file descriptors 1 and 2 to the log: processes started meanwhile keep it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with log.open("ab") as file:
+        for place in (1, 2):
+            os.dup2(file.fileno(), place)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for place, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, place)
+            os.close(old)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
