@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,36 +28,65 @@ _WRITE = """
 import sys
 from pathlib import Path
 from lora_eval.engines.store import ResultStore
-first = int(sys.argv[2])
+folder, first = Path(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
-with ResultStore(Path(sys.argv[1])) as store:
-    for start in range(first, first + 3000, 10):
-        rows = [(b"%016d" % i, b"%d" % i) for i in range(start, start + 10)]
-        store.insert(rows)
-        assert store.lookup([key for key, _ in rows]) == dict(rows)
-    assert store.writable
+for file in range(40):  # all processes make each file
+    with ResultStore(folder / str(file)) as store:
+        for start in range(first, first + 20, 2):
+            rows = [(b"%016d" % i, b"%d" % i) for i in (start, start + 1)]
+            store.insert(rows)
+            assert store.lookup([key for key, _ in rows]) == dict(rows)
+        assert store.writable
 """
 
 
-def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "results.sqlite"
+def test_processes_make_and_write_a_file_at_the_same_time(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", _WRITE, str(path), str(first)],
+            [sys.executable, "-c", _WRITE, str(folder), str(first)],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for first in (0, 1500, 1500)
+        for first in (0, 10, 10, 20)
     ]
-    for writer in writers:  # all of them make the file
+    for writer in writers:
         assert writer.stdin
         writer.stdin.write(b"go\n")
         writer.stdin.flush()
     said = [writer.communicate(timeout=120)[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0, 0], said
+    assert [writer.returncode for writer in writers] == [0, 0, 0, 0], said
+    for path in folder.iterdir():
+        with ResultStore(path) as store:
+            keys = [b"%016d" % i for i in range(50)]
+            assert store.lookup(keys) == {b"%016d" % i: b"%d" % i for i in range(40)}
+    assert len(list(folder.iterdir())) == 40
+
+
+def test_a_file_that_another_process_is_making(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
     with ResultStore(path) as store:
-        keys = [b"%016d" % i for i in range(5000)]
-        assert store.lookup(keys) == {b"%016d" % i: b"%d" % i for i in range(4500)}
+        store.insert([(KEY, b"1")])
+        assert store.lookup([KEY]) == {KEY: b"1"}
+    release.join()
+    other.close()
+
+
+def test_a_step_is_stored_whole_or_not_at_all(store: ResultStore) -> None:
+    def rows() -> Iterator[tuple[bytes, bytes]]:
+        yield KEY, b"1"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.insert(rows())
+    assert store.lookup([KEY]) == {}
+    store.insert([(KEY, b"2")])
+    with ResultStore(store.path) as another:
+        assert another.lookup([KEY]) == {KEY: b"2"}
 
 
 def test_the_first_answer_stays(store: ResultStore) -> None:

@@ -275,6 +275,9 @@ def test_an_arm_without_identity_is_never_stored(resident: Resident, store: Resu
     for _ in range(2):
         assert _asked_again(store, engine, {"tuned": {}}) == 2
     assert engine.work["stored_requests"] == 0
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("SELECT count(*) FROM answers").fetchone() == (0,)
+    connection.close()
 
 
 def test_another_adapter_in_the_same_folder(

@@ -177,9 +177,11 @@ class ResultStore:
 
     def _is_empty(self, connection: sqlite3.Connection) -> bool:
         """Return whether the file holds nothing yet; raise RecordError if it is no store of this version."""
+        connection.execute("SAVEPOINT look")  # one snapshot: another process may be making the file
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("RELEASE look")
         if (application, version, tables) == (0, 0, 0):
             return True
         if application != _APPLICATION:
