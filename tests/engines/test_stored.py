@@ -210,19 +210,14 @@ def test_greedy_answers_have_no_seed_and_samples_do(resident: Resident, store: R
     assert inner.asked == later[1:]
 
 
-class Drafting(Asked):
-    """An engine that takes answers as drafts."""
-
-    def remember(self, arm: str, request: GenerateRequest, generation: Generation) -> None:
-        self.drafts = [*getattr(self, "drafts", []), (arm, request, generation)]
-
-
-def test_an_engine_that_drafts_hears_of_stored_answers(resident: Resident, store: ResultStore) -> None:
+def test_stored_answers_are_drafts_for_the_next_arm(resident: Resident, store: ResultStore) -> None:
     request = GenerateRequest((72, 101), (), 4)
-    for known in (False, True):
-        inner = Drafting(resident)
-        (answer,) = StoredEngine(inner, store, IDENTITIES).generate("base", [request], _silent)
-        assert getattr(inner, "drafts", None) == ([("base", request, answer)] if known else None)
+    for computed in (1, 0):
+        engine, inner = _stored(resident, store)
+        inner.drafts = {}
+        (answer,) = engine.generate("base", [request], _silent)
+        assert list(inner.drafts.values()) == [answer.token_ids]
+        assert len(inner.asked) == computed
 
 
 class Quiet(Asked):
