@@ -113,7 +113,9 @@ def _settings(learned: Learned) -> dict[str, Any]:
     }
     if learned.folders:
         rank = lora_rank(learned.folders)
-        found |= {"enable_lora": True, "max_loras": len(learned.folders), "max_lora_rank": rank}
+        # One slot stays empty: on a CPU vLLM 0.32 reads "no adapter" as the last slot, and adds what is there
+        # to the base (measured: an adapter's lm_head in every answer of the base).
+        found |= {"enable_lora": True, "max_loras": len(learned.folders) + 1, "max_lora_rank": rank}
     if learned.on_cpu:
         found |= {"enforce_eager": True, "block_size": _CPU_BLOCK}
     return found

@@ -210,7 +210,7 @@ def last_error(log: Path) -> str:
     if log.is_file():
         for line in log.read_text("utf-8", errors="replace").splitlines():
             if match := _NOISE.search(line):
-                text = (match[1] or match[2]).strip()
+                text = (match[1] or match[2]).strip().removeprefix("RuntimeError: ")
                 # "see above" of an outer process says less than what stands above.
                 found = found if "root cause" in text and found else text
     return found[:500]
