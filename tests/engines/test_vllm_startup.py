@@ -235,6 +235,9 @@ def test_scores_are_judged_by_mean_and_by_the_largest_difference() -> None:
         in judge_scores([_score(-1, -2.1)], "a", expected, SMALL).reason
     )
     assert "those of arm base" in judge_scores([_score(-3.0, -2.5)], "a", expected, SMALL).reason
+    near = {"a": Expected(((-1.0, -2.0),), ()), "base": Expected(((-1.0, -2.00015),), ())}
+    assert "those of arm base" in judge_scores([_score(-1.0, -2.00015)], "a", near, SMALL).reason
+    assert judge_scores([_score(-1.0, -2.00005)], "a", near, SMALL).reason == ""
     assert judge_scores([_score(-1.0, float("nan"))], "a", expected, SMALL).reason
     assert judge_scores([], "a", expected, SMALL).reason == "no token of the probe could be compared"
 

@@ -210,8 +210,9 @@ class VllmEngine:
         def heard(place: int, told: Told) -> None:
             index = order[place]
             answers[index] = read_generation(requests[index], told, self.tokenizer)
-            computed = len(requests[index].input_ids) - told.cached_tokens + len(told.token_ids)
-            self.work["forwarded_tokens"] += computed
+            # The last new token is only predicted.
+            read = len(requests[index].input_ids) + len(told.token_ids) - 1
+            self.work["forwarded_tokens"] += read - told.cached_tokens
             if finished:
                 finished([(index, answers[index])])
             progress(f"{arm}: generating", len(answers), len(requests))

@@ -39,12 +39,12 @@ class Tolerance:
     largest: float
 
 
-# Measured on CPU: float32 differs by up to 4e-6. In 16 bits PEFT keeps adapters in float32 and vLLM does not;
-# trained models differ by 0.004 to 0.009 in the mean and up to 0.08 (docs/vllm.md).
+# Measured on a CPU: in bfloat16 trained models differ by 0.004 to 0.009 in the mean and up to 0.08, a random
+# one with large weights by 0.03 and up to 0.33 (docs/vllm.md). PEFT keeps adapters in float32, vLLM does not.
 TOLERANCES = {
     "float32": Tolerance(1e-4, 2e-3),
     "float16": Tolerance(0.01, 0.15),
-    "bfloat16": Tolerance(0.03, 0.5),
+    "bfloat16": Tolerance(0.05, 0.75),
 }
 
 
@@ -185,13 +185,14 @@ def _judge(
     distances = [abs(a - b) for a, b in zip(values, own, strict=True)]
     # A comparison with NaN is false: ask for what is right, not for what is wrong.
     mean, largest = fmean(distances), max(distances, key=lambda x: (x != x, x))
-    if mean <= tolerance.mean and largest <= tolerance.largest:
-        return Verdict("", mean, largest, len(distances))
     away = {name: fmean(abs(a - b) for a, b in zip(values, o, strict=True)) for name, o in others.items()}
     nearest = min(away, key=lambda name: away[name], default=None)
-    whose = ""
-    if nearest is not None and away[nearest] <= tolerance.mean:
-        whose = f"; they are those of arm {nearest}, so the adapter is not applied or another one is"
+    # Half as far from another arm's: within rounding of its own too where the adapter is a weak one.
+    another = nearest is not None and away[nearest] < mean / 2 and away[nearest] <= tolerance.mean
+    if mean <= tolerance.mean and largest <= tolerance.largest and not another:
+        return Verdict("", mean, largest, len(distances))
+    whose = f"; they are those of arm {nearest}, so the adapter is not applied or another one is"
+    whose = whose if another else ""
     return Verdict(
         f"log-probabilities differ from transformers by {mean:.3g} nats in the mean and {largest:.3g} at "
         f"most over {len(distances)} tokens (rounding allows {tolerance.mean:g} and {tolerance.largest:g})"
@@ -203,11 +204,11 @@ def _judge(
 def cannot_tell(arm: str, expected: Mapping[str, Expected], tolerance: Tolerance, base: str) -> str:
     """Return a note where the probe could not see whether an adapter is applied; empty where it can.
 
-    An adapter that changes log-probabilities by less than twice the rounding would pass without being there.
+    An adapter that changes log-probabilities by no more than rounding may pass without being there.
     """
     pairs = zip(expected[arm].scores, expected[base].scores, strict=True)
     apart = fmean(abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
-    if apart > 2 * tolerance.mean:
+    if apart > tolerance.mean:
         return ""
     return (
         f"arm {arm}: differs from {base} by {apart:.2g} nats in the mean on the start-up probe, no more than "

@@ -1,4 +1,4 @@
-"""vLLM in processes of its own: opened, asked, ended. The only module that imports vllm."""
+"""vLLM in processes of its own: opened, asked, ended. The one home of vllm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_eval.engines.vllm_requests import Ask, Reading, Told, plan_readings, read_scores
 from lora_eval.errors import InputError, MissingExtraError, ModelError
+from lora_eval.extras import require
 from lora_eval.protocols import Score, ScoreRequest
 
 Heard = Callable[[int, Told], None]
@@ -75,14 +76,13 @@ class VllmProcess:
             EngineDied: vLLM's process has ended.
             InputError: vLLM refuses a request.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
+        died = require("vllm.v1.engine.exceptions", "vllm").EngineDeadError
         size = width or _WAVE
         try:
             self._llm.reset_prefix_cache()
             for start in range(0, len(asks), size):
                 self._run_wave(range(start, min(start + size, len(asks))), asks, heard)
-        except EngineDeadError as error:
+        except died as error:
             raise EngineDied(last_error(self._log) or str(error)) from error
 
     def score(
@@ -140,23 +140,20 @@ class VllmProcess:
                     heard(owners[output.request_id], _told(output))
 
     def _add(self, engine: Any, ask: Ask) -> str:
-        from vllm import SamplingParams
-
         self._numbers += 1
         name = str(self._numbers)
         engine.add_request(
             name,
             {"prompt_token_ids": list(ask.input_ids)},
-            SamplingParams(**ask.arguments),
+            _vllm().SamplingParams(**ask.arguments),
             lora_request=self._lora(ask.adapter) if ask.adapter else None,
         )
         return name
 
     def _lora(self, adapter: str) -> Any:
-        from vllm.lora.request import LoRARequest
-
+        request = require("vllm.lora.request", "vllm").LoRARequest
         number = list(self._adapters).index(adapter) + 1
-        return LoRARequest(f"arm{number}", number, str(self._adapters[adapter]))
+        return request(f"arm{number}", number, str(self._adapters[adapter]))
 
     def _open(self) -> None:
         with _environment(), _output_to(self._log):
@@ -217,19 +214,18 @@ def last_error(log: Path) -> str:
 
 
 def _vllm() -> Any:
+    """Return the module; imported by name, because it fits no environment beside our other extras."""
     try:
-        import vllm
-
+        vllm = require("vllm", "vllm")
         _ = vllm.LLM, vllm.EngineArgs, vllm.SamplingParams  # imported on first use
     except (ImportError, RuntimeError) as error:
-        broken = "torchvision" in str(error) or "torchaudio" in str(error) or "torchcodec" in str(error)
-        remedy = (
-            "its builds of torchvision, torchaudio and torchcodec do not fit this torch and are not needed: "
-            "pip uninstall -y torchvision torchaudio torchcodec"
-            if broken
-            else "install it in an environment of its own, see docs/vllm.md: pip install 'lora-eval[vllm]'"
-        )
-        raise MissingExtraError(f"this needs vllm, which cannot be imported ({error}); {remedy}") from error
+        remedy = "install it in an environment of its own, see docs/vllm.md"
+        if any(name in str(error) for name in ("torchvision", "torchaudio", "torchcodec")):
+            remedy = (
+                "these builds of torchvision, torchaudio and torchcodec do not fit torch and are not needed: "
+                "pip uninstall -y torchvision torchaudio torchcodec"
+            )
+        raise MissingExtraError(f"vllm cannot be imported ({_first_line(error)}); {remedy}") from error
     return vllm
 
 
