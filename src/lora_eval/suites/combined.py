@@ -39,7 +39,7 @@ class CombinedSuite:
             results=[figure for result in found for figure in result.results],
             task_versions={name: v for result in found for name, v in result.task_versions.items()},
             dropped_items={name: n for result in found for name, n in result.dropped_items.items()},
-            notes=tuple(note for result in found for note in result.notes),
+            notes=tuple(dict.fromkeys(note for result in found for note in result.notes)),
         )
 
 

@@ -14,13 +14,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import LoraEvalError, TaskError
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.protocols import Engine, Progress, SuiteResult
 from lora_eval.records import EvalSuite, SampleRow, TaskEntry, TaskResult
 from lora_eval.suites.catalog import task_folder
+from lora_eval.suites.fewshot import NOTE, fixed_shots
+
+if TYPE_CHECKING:
+    from lora_eval.suites.requests import SharedRequests
 
 _DATA = (".yaml", ".yml", ".py", ".jsonl", ".json", ".csv", ".txt", ".parquet")
 
@@ -50,19 +54,26 @@ class Loaded:
 class LmEvalSuite:
     """A suite of lm-eval tasks, loaded once and run on any arm.
 
-    `limit` is lm-eval's own: the first items of every task.
+    `limit` is lm-eval's own: the first items of every task. `fixed_fewshot` draws the shots of a task once
+    for all of its items: another benchmark, under another name and fingerprint.
 
     Raises:
         TaskError: a task is unknown, cannot be loaded, or its data set is not on this machine.
     """
 
-    def __init__(self, record: EvalSuite, folder: Path, *, limit: int | None = None) -> None:
+    def __init__(
+        self, record: EvalSuite, folder: Path, *, limit: int | None = None, fixed_fewshot: bool = False
+    ) -> None:
         if limit is not None and limit < 1:
             raise TaskError(f"--limit must be at least 1, got {limit}")
+        if fixed_fewshot:
+            record = record.model_copy(update={"name": f"{record.name} (fixed few-shot)"})
         self.record = record
         self.name = record.name
         self.limit = limit
+        self.fixed_fewshot = fixed_fewshot
         self._include = task_folder(record, folder)
+        self._shared: dict[bool, tuple[Any, SharedRequests]] = {}
         self._loaded = self._load()
         self.fingerprint = self._identity()
 
@@ -93,7 +104,10 @@ class LmEvalSuite:
                 }
                 tasks[name] = config
         record = self.record.model_dump(mode="json", exclude={"summary", "include_path", "items"})
-        own = {"record": record, "tasks": tasks, "files": self._files(), "lm_eval": version("lm_eval")}
+        own: dict[str, Any] = {"record": record, "tasks": tasks, "files": self._files()}
+        own["lm_eval"] = version("lm_eval")
+        if self.fixed_fewshot:
+            own["fixed_fewshot"] = True
         return fingerprint_data(own)
 
     def run(self, engine: Engine, arm: str, progress: Progress, *, sample: int | None = None) -> SuiteResult:
@@ -117,8 +131,8 @@ class LmEvalSuite:
             cut.update(name for name, _ in truncated)
         order = {name: place for place, name in enumerate(self.task_names)}
         rows.sort(key=lambda row: order[row.task])
-        notes = [f"{name}: {n} prompts were cut on the left to fit the model" for name, n in cut.items()]
-        return SuiteResult(rows, results, dict(sorted(versions.items())), notes=tuple(notes))
+        notes = (*([NOTE] if self.fixed_fewshot else []), *(_cut_note(name, n) for name, n in cut.items()))
+        return SuiteResult(rows, results, dict(sorted(versions.items())), notes=notes)
 
     def _evaluate(
         self, part: Sequence[Loaded], engine: Engine, arm: str, progress: Progress, sample: int | None
@@ -128,18 +142,20 @@ class LmEvalSuite:
 
         from lora_eval.suites.bridge import EngineLM
 
+        samples: dict[str, list[int]] = {}
         random.seed(0)  # lm-eval's own seeds: some tasks shuffle choices with the global generators
         numpy.random.seed(1234)
-        samples: dict[str, list[int]] = {}
         for item in part:
             for task in item.tasks.values():
                 task.set_fewshot_seed(seed=self.record.seed)
             limit = -(-sample // len(item.tasks)) if sample else self.limit
             samples |= item.samples(limit, first=sample is None)
-        lm = EngineLM(engine, arm, seed=self.record.seed, progress=progress)
         tasks = {name: task for item in part for name, task in item.tasks.items()}
         groups = {name: group for item in part for name, group in item.groups.items()}
-        with quiet():
+        shared = self._shared_requests(part[0].chat, samples, engine.tokenizer)
+        lm = EngineLM(engine, arm, seed=self.record.seed, progress=progress, encodings=shared.encodings)
+        fixed = fixed_shots(tasks) if self.fixed_fewshot else contextlib.nullcontext()
+        with quiet(), fixed, shared.used_by(tasks):
             found = lm_eval.evaluate(
                 lm=lm,
                 task_dict={"tasks": tasks, "groups": groups, "group_map": {}},
@@ -150,6 +166,17 @@ class LmEvalSuite:
                 fewshot_as_multiturn=part[0].chat,
             )
         return found, lm.facts, lm.truncated
+
+    def _shared_requests(self, chat: bool, samples: dict[str, list[int]], tokenizer: Any) -> SharedRequests:
+        """The requests of the run before where the prompts are the same; else new ones, in their place."""
+        from lora_eval.suites.requests import SharedRequests
+        from lora_eval.suites.tokens import tokenizer_key
+
+        key = (samples, tokenizer_key(tokenizer) if chat else None)
+        kept = self._shared.get(chat)
+        if kept is None or kept[0] != key:
+            self._shared[chat] = kept = (key, SharedRequests())
+        return kept[1]
 
     def _load(self) -> list[Loaded]:
         from lora_eval.suites.task_index import load_tasks
@@ -200,6 +227,13 @@ class LmEvalSuite:
             return {}
         paths = sorted(path for path in self._include.rglob("*") if path.suffix in _DATA and path.is_file())
         return {path.relative_to(self._include).as_posix(): sha256_file(path) for path in paths}
+
+
+def _cut_note(task: str, n: int) -> str:
+    return (
+        f"{task}: {n} prompts were cut on the left to fit the model; "
+        "a cut prompt no longer begins as others do, so little of it is shared with them"
+    )
 
 
 def spaced(n: int, count: int | None) -> list[int]:
