@@ -116,7 +116,9 @@ def test_work_is_counted(engine: TransformersEngine) -> None:
     assert stock.work["seconds"] > 0
     (answer,) = stock.generate("base", [GenerateRequest((5, 6), (), 4)], _silent)
     assert stock.work["requests"] == 6
-    assert stock.work["forwarded_tokens"] == 6 + 2 + len(answer.token_ids) - 1
+    assert stock.work["forwarded_tokens"] == 6 + 2 + len(answer.token_ids) - 1  # the last is never read
+    assert stock.work["requested_tokens"] == 15 + 2 + len(answer.token_ids)
+    assert stock.work["distinct_tokens"] == 4 + 2 + len(answer.token_ids)
     assert tree_size([(1, 2), (1, 2, 3), (1, 3), (2,), (1, 2), ()]) == 5
 
 
@@ -175,7 +177,10 @@ def test_it_runs_what_the_fast_engine_cannot(family: str, tmp_path: Path, tasks:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    stock = ReferenceEngine(open_resident(tmp_path))
+    resident = open_resident(tmp_path)
+    reason = TransformersEngine(resident).fallback_reason
+    assert reason
+    stock = ReferenceEngine(resident, fallback_reason=reason)
     requests = _requests(4)
     scores = stock.score("base", requests, _silent)
     for request, score in zip(requests, scores, strict=True):

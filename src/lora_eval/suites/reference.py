@@ -155,8 +155,8 @@ class ReferenceEngine:
 
     def _count(self, inputs: Sequence[tuple[int, ...]], generated: Sequence[int]) -> None:
         self.work["requests"] += len(inputs)
-        self.work["requested_tokens"] += sum(map(len, inputs)) + sum(n - 1 for n in generated if n)
-        self.work["distinct_tokens"] += tree_size(inputs) + sum(n - 1 for n in generated if n)
+        self.work["requested_tokens"] += sum(map(len, inputs)) + sum(generated)
+        self.work["distinct_tokens"] += tree_size(inputs) + sum(generated)
 
 
 def tree_size(inputs: Sequence[tuple[int, ...]]) -> int:
