@@ -1,7 +1,8 @@
 """lm-eval's view of an engine: the same tokens as its own `hf` model at batch size 1, our scores and answers.
 
 Importing this module registers the model `lora_eval` with lm-eval:
-`lm_eval.simple_evaluate(model="lora_eval", model_args="pretrained=BASE,peft=ADAPTER", tasks=[...])`.
+`lm_eval.simple_evaluate(model="lora_eval", model_args="pretrained=BASE,peft=ADAPTER", tasks=[...])`;
+its command line gets it through `harness`.
 It imports lm_eval and torch, so it is imported only where a suite runs.
 """
 
@@ -20,6 +21,9 @@ from lora_eval.errors import TaskError
 from lora_eval.protocols import Engine, Progress
 from lora_eval.suites.encoding import Encoded, Encodings, ItemKey, item_key
 from lora_eval.suites.tokens import Encoder
+
+# What lm-eval's command line says where no device was asked for, on machines without a GPU too.
+_DEFAULT_DEVICES = (None, "cuda:0")
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -164,7 +168,7 @@ class LoraEvalLM(EngineLM):
             adapters,
             dtype=dtype,
             quantization=lineage.quantization if lineage else None,
-            device=device or "auto",
+            device="auto" if device in _DEFAULT_DEVICES else device,
         )
         open_engine = get("engine", "transformers")
         super().__init__(open_engine(resident, batch_tokens=batch_tokens), resident.arms[-1])

@@ -1,0 +1,50 @@
+"""lm-eval's command line knows our model, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lora_eval.suites.harness", *arguments],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_gives_the_figures_of_the_hf_model(
+    tasks: Path, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path, reference: Callable[..., Any]
+) -> None:
+    done = _run(
+        *("--model", "lora_eval", "--model_args", f"pretrained={tiny_llama},peft={tiny_adapter}"),
+        *("--tasks", "t_choice", "--include_path", str(tasks), "--output_path", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.rglob("results_*.json")
+    found = json.loads(file.read_text("utf-8"))
+    theirs = reference("tuned", ["t_choice"], tasks)["results"]["t_choice"]
+    for metric in ("acc,none", "acc_norm,none"):
+        assert found["results"]["t_choice"][metric] == theirs[metric]
+    assert found["config"]["model"] == "lora_eval"
+
+
+def test_it_is_lm_evals_command_line() -> None:
+    done = _run("run", "--help")
+    assert done.returncode == 0
+    assert "--include_path" in done.stdout
+    assert _run("--nonsense").returncode != 0
