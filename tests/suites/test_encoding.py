@@ -174,3 +174,14 @@ def test_a_class_with_an_encode_of_its_own_is_asked_text_by_text(tiny_llama: Pat
 
     tokenizer.__class__ = Own
     assert Encoder(tokenizer).encode(["the", "cat"])["cat"] == tuple(tokenizer.encode("cat"))
+
+
+def test_truncation_that_somebody_left_on_does_not_cut(tiny_llama: Path) -> None:
+    tokenizer = _plain(tiny_llama)
+    expected = {text: tuple(tokenizer.encode(text)) for text in ("the cat sat", "a", "")}
+    tokenizer(["the cat sat", "a"], truncation=True, max_length=2, padding=True)
+    assert Encoder(tokenizer).encode(expected) == expected
+    tokenizer.split_special_tokens = True
+    text = f"a{tokenizer.eos_token}b"
+    assert Encoder(tokenizer).encode([text, "a"])[text] == tuple(tokenizer.encode(text))
+    assert len(tokenizer.encode(text)) > 3

@@ -1,8 +1,8 @@
-"""lm-eval's own command line with the model `lora_eval`: `python -m lora_eval.suites.harness --model lora_eval`.
+"""lm-eval's own command line with the model `lora_eval`: `python -m lora_eval.suites.harness --model ...`.
 
-lm-eval 0.4.13 finds no models of other packages: it scans no entry points and has no option for plugins. Only a
-task file given by its path may import us in time, through a function of its own. Later versions read the entry
-points `lm_eval.models`; there `lm_eval --model lora_eval` needs nothing from here.
+lm-eval 0.4.13 finds no models of other packages: it scans no entry points and has no option for plugins.
+Only a task file given by its path may import us in time, through a function of its own. Later versions read
+the entry points `lm_eval.models`; there `lm_eval --model lora_eval` needs nothing from here.
 """
 
 from __future__ import annotations
