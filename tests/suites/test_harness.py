@@ -48,3 +48,25 @@ def test_it_is_lm_evals_command_line() -> None:
     assert done.returncode == 0
     assert "--include_path" in done.stdout
     assert _run("--nonsense").returncode != 0
+
+
+@pytest.mark.parametrize(
+    "announced", ["import lora_eval.suites.bridge", "registry.register(name, target=entry)"]
+)
+def test_the_model_is_found_however_it_was_announced(announced: str) -> None:
+    code = f"""
+from importlib.metadata import EntryPoint
+import lm_eval.models
+from lm_eval.api.registry import get_model, model_registry as registry
+name = "lora_eval"
+entry = EntryPoint(name, "lora_eval.suites.bridge:LoraEvalLM", "lm_eval.models")
+{announced}
+assert get_model(name).__name__ == "LoraEvalLM"
+import lora_eval.suites.bridge
+assert get_model(name) is lora_eval.suites.bridge.LoraEvalLM
+assert get_model("hf").__name__ == "HFLM"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
