@@ -82,7 +82,7 @@ def tokenizer_key(tokenizer: Any) -> Hashable:
         repr(tokenizer.chat_template),
         repr(sorted(tokenizer.special_tokens_map.items())),
         getattr(tokenizer, "split_special_tokens", None),
-        tokenizer.clean_up_tokenization_spaces,
+        getattr(tokenizer, "clean_up_tokenization_spaces", None),
     )
 
 
