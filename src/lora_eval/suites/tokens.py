@@ -75,7 +75,7 @@ def tokenizer_key(tokenizer: Any) -> Hashable:
 
     A tokenizer without a serializable core (Python or sentencepiece) is like itself only.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
+    backend = tokenizer.backend_tokenizer if _is_fast(tokenizer) else None
     return (
         tokenizer if backend is None else sha256_text(backend.to_str()),
         f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
@@ -88,8 +88,12 @@ def tokenizer_key(tokenizer: Any) -> Hashable:
 
 def _is_batchable(tokenizer: Any) -> bool:
     """Whether a list goes through the same code as one text: not where a class changed one of the two."""
-    if not tokenizer.is_fast:
+    if not _is_fast(tokenizer):
         return False
     names = ("encode", "__call__", "_encode_plus")
     homes = [next(c.__module__ for c in type(tokenizer).__mro__ if name in vars(c)) for name in names]
     return all(home.startswith("transformers.tokenization_utils_") for home in homes)
+
+
+def _is_fast(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "is_fast", False))  # mistral-common's class does not say
