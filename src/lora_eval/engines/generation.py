@@ -6,7 +6,7 @@ with the prompt, and its tokens count as far as the model would have chosen them
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,12 +27,12 @@ from lora_eval.engines.decoding import (
 )
 from lora_eval.engines.packs import PackRunner, layer_masks
 from lora_eval.engines.slots import Slots
-from lora_eval.engines.tree import Ints, Pack, TokenTree, as_bytes, common_length, cut_path, nodes_of
+from lora_eval.engines.tree import Ints, Pack, Path, TokenTree, as_bytes, common_length, cut_path, nodes_of
 from lora_eval.protocols import GenerateRequest, Generation
 
 Finished = list[tuple[int, Generation]]
 Draft = Callable[[GenerateRequest], Sequence[int]]
-_PILOT = 16  # rows whose drafts are tried before the rest
+_PILOT = 4  # rows whose drafts are tried before the rest
 _WORTH = 0.5  # share of right tokens from which a draft costs less than decoding (docs/engine.md)
 _LEAST_PREFIX = 16
 _LEAST_GROUP = 4
@@ -63,7 +63,7 @@ class Generator:
         self.model, self.tokenizer, self.limits = model, tokenizer, limits
         self.fused = fused
         self.count = count
-        self._draft = draft
+        self.draft = draft
         self._stops = lru_cache(maxsize=None)(lambda until: StopTexts(tokenizer, until))
 
     def run(self, requests: Sequence[GenerateRequest], *, plain: bool = False) -> Iterator[Finished]:
@@ -82,33 +82,9 @@ class Generator:
                     request = requests[number]
                     choose = None if plain else chooser(self.model, settings, request)
                     rows.append(Row(number, request, self._stops(request.until), choose))
-                yield from self._run_group(rows, shared, frozenset() if plain else end_tokens(settings))
-
-    def _run_group(self, rows: list[Row], shared: int, ends: frozenset[int]) -> Iterator[Finished]:
-        """Answer rows whose prompts begin with the same `shared` tokens (fewer than the shortest has)."""
-        prefix = self._prefix(rows[0].request.input_ids[:shared]) if shared else {}
-        drafts = [() if row.choose else tuple(self._draft(row.request)) for row in rows]
-        drafted = [place for place, draft in enumerate(drafts) if len(draft) > 1]
-        pilot = set(drafted[:: max(1, len(drafted) // _PILOT)][:_PILOT]) if drafted else set()
-        waves = [pilot, set(range(len(rows))) - pilot]
-        tried: Counter[str] = Counter()
-        for wave in waves:
-            if not wave:
-                continue
-            useful = wave is pilot or tried["accepted"] >= _WORTH * tried["drafted"]
-            chosen = sorted(wave)
-            session = _Session(
-                self,
-                [rows[place] for place in chosen],
-                [drafts[place] if useful else () for place in chosen],
-                shared,
-                prefix,
-                ends,
-            )
-            yield from session.run()
-            tried.update(session.tried)
-        self.count("drafted_tokens", tried["drafted"])
-        self.count("accepted_tokens", tried["accepted"])
+                prefix = self._prefix(requests[rows[0].number].input_ids[:shared]) if shared else {}
+                ends = frozenset() if plain else end_tokens(settings)
+                yield from _Session(self, rows, shared, prefix, ends).run()
 
     def _prefix(self, tokens: Sequence[int]) -> dict[int, KeyValue]:
         """Forward what the prompts of a group share; returns its keys and values."""
@@ -120,32 +96,51 @@ class Generator:
         return runner.read(((0, len(tree)),))
 
 
+@dataclass(slots=True)
+class _Wave:
+    """Rows that enter together: the tree of their prompts and drafts, and after which nodes tokens of each
+    row are chosen (its prompt's last one, and its draft's).
+    """
+
+    rows: Sequence[Row]
+    drafts: Sequence[tuple[int, ...]]
+    tree: TokenTree
+    paths: Sequence[Path]
+    asked: Sequence[Ints]
+
+
+def _wave(rows: Sequence[Row], drafts: Sequence[tuple[int, ...]]) -> _Wave:
+    # A draft's last token is only compared, never read.
+    texts = [as_bytes((*row.request.input_ids, *draft[:-1])) for row, draft in zip(rows, drafts, strict=True)]
+    tree = TokenTree(texts)
+    paths = [tree.path(text) for text in texts]
+    asked = [
+        nodes_of(path, len(row.request.input_ids) - 1, len(text) // 4)
+        for row, path, text in zip(rows, paths, texts, strict=True)
+    ]
+    return _Wave(rows, drafts, tree, paths, asked)
+
+
 class _Session:
-    """Rows from prompt to answer, as many at a time as there are slots."""
+    """Rows from prompt to answer, as many at a time as there are slots. Their prompts begin with the same
+    `shared` tokens, fewer than the shortest has, whose keys and values are `prefix`.
+    """
 
     def __init__(
         self,
         generator: Generator,
         rows: Sequence[Row],
-        drafts: Sequence[Sequence[int]],
         shared: int,
         prefix: Mapping[int, KeyValue],
         ends: frozenset[int],
     ) -> None:
         self._of = generator
-        self._rows, self._drafts, self._ends = rows, drafts, ends
+        self._rows, self._ends = rows, ends
         self._shared, self._prefix = shared, prefix
-        # A draft's last token is only compared, never read.
-        self._texts = [
-            as_bytes((*row.request.input_ids, *draft[:-1])) for row, draft in zip(rows, drafts, strict=True)
-        ]
-        self._tree = TokenTree(self._texts)
-        self._runner = PackRunner(generator.model, self._tree, fused=generator.fused)
-        self._runner.begin(prefix)
         self._ready: deque[tuple[Row, dict[int, KeyValue]]] = deque()
         self._active: list[Row] = []
         self._slots: Slots | None = None
-        self.tried: Counter[str] = Counter()
+        self._drafted = self._accepted = 0
 
     def run(self) -> Iterator[Finished]:
         """Yield what each pack and each step of decoding finishes."""
@@ -165,58 +160,67 @@ class _Session:
                 done = self._step()
             if done:
                 yield done
+        self._of.count("drafted_tokens", self._drafted)
+        self._of.count("accepted_tokens", self._accepted)
 
     def _is_free(self) -> bool:
         return self._slots is None or self._slots.used < self._slots.rows
 
     def _enter(self) -> Iterator[Finished]:
+        """Bring every row in, a few with drafts first: the rest get theirs only if those were right."""
+        drafts = [() if row.choose else tuple(self._of.draft(row.request)) for row in self._rows]
+        drafted = [place for place, draft in enumerate(drafts) if len(draft) > 1]
+        pilot = drafted[:: max(1, len(drafted) // _PILOT)][:_PILOT]
+        rest = [place for place in range(len(drafts)) if place not in set(pilot)]
+        if pilot:
+            yield from self._enter_wave(_wave([self._rows[p] for p in pilot], [drafts[p] for p in pilot]))
+        if rest:
+            useful = self._accepted >= _WORTH * self._drafted
+            yield from self._enter_wave(
+                _wave([self._rows[p] for p in rest], [drafts[p] if useful else () for p in rest])
+            )
+
+    def _enter_wave(self, wave: _Wave) -> Iterator[Finished]:
         """Forward pack after pack of the prompts; their rows become ready, or finished by their draft."""
-        asked = [self._asked(place) for place in range(len(self._rows))]
-        last = np.array([nodes[-1] for nodes in asked])
+        runner = PackRunner(self._of.model, wave.tree, fused=self._of.fused)
+        runner.begin(self._prefix)
+        last = np.array([nodes[-1] for nodes in wave.asked])
         order = np.argsort(last, kind="stable")
-        every = np.unique(np.concatenate(asked))
-        likeliest = np.full(len(self._tree), -1)
-        for pack in self._tree.packs(self._of.limits.pack_tokens, first=self._shared):
+        every = np.unique(np.concatenate(wave.asked))
+        likeliest = np.full(len(wave.tree), -1)
+        for pack in wave.tree.packs(self._of.limits.pack_tokens, first=self._shared):
             nodes = every[slice(*np.searchsorted(every, (pack.start, pack.stop)))]
-            logits = self._runner.run(pack, nodes - pack.start)
+            logits = runner.run(pack, nodes - pack.start)
             self._of.count("forwarded_tokens", pack.stop - pack.start)
             likeliest[nodes] = logits.argmax(dim=-1).cpu().numpy()
             done = []
             for place in order[slice(*np.searchsorted(last[order], (pack.start, pack.stop)))].tolist():
-                row, chosen = self._rows[place], likeliest[asked[place]].tolist()
+                row, chosen = wave.rows[place], likeliest[wave.asked[place]].tolist()
                 if row.choose is not None:
-                    where = int(np.searchsorted(nodes, asked[place][-1]))
+                    where = int(np.searchsorted(nodes, wave.asked[place][-1]))
                     chosen = [row.choose(row.request.input_ids, logits[where])]
-                reason = self._accept(row, self._drafts[place], chosen)
+                reason = self._accept(row, wave.drafts[place], chosen)
                 if reason is None:
-                    self._ready.append((row, self._keys(place, pack)))
+                    self._ready.append((row, self._keys(row, wave.paths[place], pack, runner)))
                 else:
                     done.append((row.number, row.answer(self._of.tokenizer, reason)))
             yield done
 
-    def _asked(self, place: int) -> Ints:
-        """The nodes after which a row's tokens are chosen: its prompt's last one, and its draft's."""
-        first = len(self._rows[place].request.input_ids) - 1
-        return nodes_of(self._tree.path(self._texts[place]), first, len(self._texts[place]) // 4)
-
-    def _accept(self, row: Row, draft: Sequence[int], chosen: Sequence[int]) -> str | None:
+    def _accept(self, row: Row, draft: tuple[int, ...], chosen: Sequence[int]) -> str | None:
         """Take the model's own tokens as far as the draft led it right, and the one after."""
-        reason = None
+        self._drafted += len(draft)
         for token in chosen:
             right = draft[len(row.tokens) : len(row.tokens) + 1] == (token,)
-            self.tried["accepted"] += right
+            self._accepted += right
             reason = row.add(token, self._ends)
             if reason is not None or not right:
-                break
-        self.tried["drafted"] += len(draft)
-        return reason
+                return reason
+        return None
 
-    def _keys(self, place: int, pack: Pack) -> dict[int, KeyValue]:
+    def _keys(self, row: Row, path: Path, pack: Pack, runner: PackRunner) -> dict[int, KeyValue]:
         """The keys and values of prompt and accepted tokens behind the shared prefix."""
-        row = self._rows[place]
         length = len(row.request.input_ids) + len(row.tokens) - 1
-        path = cut_path(self._tree.path(self._texts[place]), self._shared, length)
-        return self._runner.read(pack.places(path))
+        return runner.read(pack.places(cut_path(path, self._shared, length)))
 
     def _open_slots(self, keys: Mapping[int, KeyValue]) -> Slots:
         """As many slots as the limits allow; `keys` tells how large a token is."""
