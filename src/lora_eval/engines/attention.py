@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from lora_eval.engines import architecture
 from lora_eval.engines.cache import PathCache
 from lora_eval.engines.tree import Ints, subtree_ends
 
@@ -129,7 +130,13 @@ def no_mask(device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def installed(model: Any) -> Iterator[None]:
-    """Within this, the model's layers attend through `NAME`."""
+    """Within this, the model's layers attend through `NAME`.
+
+    Raises:
+        NotImplementedError: some of them do not see the whole path.
+    """
+    if architecture.layer_kinds(model) != {"full_attention"}:
+        raise NotImplementedError("attention with a window")
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME

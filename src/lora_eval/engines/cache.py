@@ -33,6 +33,11 @@ class PathCache(DynamicCache):  # type: ignore[misc]
         self._fresh[layer_idx] = (key_states, value_states)
         return self._all(layer_idx) if self._joined else (key_states, value_states)
 
+    @property
+    def filled(self) -> bool:
+        """True where a forward pass has left keys and values here."""
+        return bool(self._fresh)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the length of the path."""
         return int(self.path[layer_idx][0].shape[2]) if layer_idx in self.path else 0

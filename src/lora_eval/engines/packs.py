@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lora_eval.engines import attention
+from lora_eval.engines import architecture, attention
 from lora_eval.engines.cache import KeyValue, PathCache
 from lora_eval.engines.tree import Ints, Pack, Range, TokenTree, subtree_ends
+from lora_eval.errors import ModelError
 
 _CHUNK = 1 << 22  # logits in float32 at a time: 16 MiB
 
@@ -21,11 +22,20 @@ class PackRunner:
     """Forwards the packs of one tree in order.
 
     `fused`: through our own attention; else the model's own with a mask that says which token sees which.
+
+    Raises:
+        ModelError: the tree holds a sequence beyond the model's `length_limit`.
     """
 
     def __init__(self, model: Any, tree: TokenTree, *, fused: bool) -> None:
         self._model = model
         self._tree = tree
+        longest, limit = int(tree.depths.max(initial=-1)) + 1, architecture.length_limit(model)
+        if limit is not None and longest > limit:
+            raise ModelError(
+                f"a sequence of {longest} tokens: beyond {limit} this model rotates all positions in another "
+                "way, and long and short sequences cannot share a prefix; expected shorter ones"
+            )
         self._fused = fused
         self._cache = PathCache(joined=not fused)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -35,7 +45,11 @@ class PackRunner:
         self._cache.path = dict(prefix)
 
     def run(self, pack: Pack, rows: Ints) -> torch.Tensor:
-        """Forward the next pack; returns the logits (K, V) of its tokens `rows`, counted within the pack."""
+        """Forward the next pack; returns the logits (K, V) of its tokens `rows`, counted within the pack.
+
+        Raises:
+            NotImplementedError: the model does not use the cache, or has layers that masks cannot express.
+        """
         device = self._model.device
         self._cache.keep(pack.keep)
         depths = self._tree.depths[pack.start : pack.stop]
@@ -50,6 +64,8 @@ class PackRunner:
             inputs["logits_to_keep"] = wanted
         with self._attention(depths, inputs):
             logits = self._model(**inputs).logits[0]
+        if not self._cache.filled:
+            raise NotImplementedError("the model keeps no keys and values in the cache that it is given")
         return logits if self._keeps_logits else logits[wanted]
 
     def read(self, places: Sequence[Range]) -> dict[int, KeyValue]:
@@ -87,15 +103,14 @@ def layer_masks(
     Raises:
         NotImplementedError: the model has layers of a kind that this cannot express.
     """
-    config = getattr(model.config, "text_config", None) or model.config
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds, width = architecture.layer_kinds(model), architecture.window(model)
     full = _as_mask(model, seen)
-    if not kinds - {"full_attention"}:
-        return _as_mask(model, seen & (distance < window)) if window and not kinds else full
-    if kinds - {"full_attention", "sliding_attention"} or not window:
-        raise NotImplementedError(f"attention layers of the kinds {', '.join(sorted(kinds))}")
-    return {"full_attention": full, "sliding_attention": _as_mask(model, seen & (distance < window))}
+    if kinds == {"full_attention"} or width is None:
+        return full
+    sliding = _as_mask(model, seen & (distance < width))
+    if architecture.by_kind(model):
+        return {"full_attention": full, "sliding_attention": sliding}
+    return sliding
 
 
 def _as_mask(model: Any, seen: np.ndarray[Any, Any]) -> torch.Tensor:

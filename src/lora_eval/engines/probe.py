@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lora_eval.engines import attention
+from lora_eval.engines import architecture, attention
 from lora_eval.engines.generation import Generator, Limits
 from lora_eval.engines.scoring import ScorePlan, score_plan
 from lora_eval.models import Resident
@@ -22,64 +22,88 @@ from lora_eval.protocols import GenerateRequest, ScoreRequest
 _RELATIVE = 1e-5  # float32, of a log-likelihood
 _NOISE = 4.0  # other dtypes: times what another batch does to the model's own numbers
 _LEAST_NOISE = 0.01  # nats for a token
-_NEW_TOKENS = 4
+_GREEDY = 1e-4  # float32: nats that a greedy token may be from the likeliest one
+_NEW_TOKENS = 3
+_WINDOW = 8  # tokens that sliding layers see in the probe: fewer than its sequences have
+Read = tuple[torch.Tensor, torch.Tensor]
+"""For each token of a continuation: its log-probability, and how far that is from the likeliest token's."""
 
 
 def find_mode(resident: Resident, max_length: int) -> tuple[str | None, str | None]:
     """Return how the model is to be evaluated: `fused` (our attention), `masked` (its own, with masks), or
     None with the reason why neither is right.
     """
-    reasons = []
+    if reason := architecture.encoder_decoder(resident.model):
+        return None, reason
+    known: dict[str, _Plain] = {arm: _Plain() for arm in resident.arms}
+    reasons: list[str] = []
     for mode in ("fused", "masked"):
         reason = next(
-            (found for arm in resident.every_arm if (found := _try(resident, arm, mode, max_length))), None
+            (found for arm in resident.arms if (found := _try(resident, arm, mode, max_length, known[arm]))),
+            None,
         )
         if reason is None:
             return mode, None
-        reasons.append(f"{mode}: {reason}")
-    return None, "; ".join(reasons)
+        reasons.append(reason)
+    fused, masked = reasons
+    return None, fused if fused == masked else f"fused: {fused}; masked: {masked}"
 
 
-def probe_requests(vocabulary: int, max_length: int) -> list[ScoreRequest]:
-    """Return requests that branch early and late, share prefixes, and are cut over several packs."""
+def probe_requests(vocabulary: int, max_length: int) -> tuple[list[GenerateRequest], list[ScoreRequest]]:
+    """Return prompts and requests that branch early and late, share prefixes, are cut over several packs and
+    are longer than the probe's window. The first prompts share enough to be answered together; the last
+    shares nothing. Some two hundred tokens, the answers included.
+    """
     rng = random.Random(0)
 
     def draw(n: int) -> tuple[int, ...]:
         return tuple(rng.randrange(vocabulary) for _ in range(n))
 
-    room = max(4, min(24, max_length // 4))
-    stem, other = draw(room), draw(room // 2)
-    item = stem + draw(room // 3)
-    requests = [ScoreRequest(item, draw(n)) for n in (1, 1, 3)]
-    requests += [ScoreRequest(stem + draw(room // 4), draw(n)) for n in (2, room // 2)]
-    requests += [ScoreRequest(other, draw(2)), ScoreRequest(other[:1], other[1:] + draw(1))]
-    return [*requests, ScoreRequest(draw(1), draw(room))]
+    room = max(2, min(18, max_length // 2 - 4))
+    stem, other = draw(room), draw(max(2, room // 3))
+    item = stem + draw(max(1, room // 4))
+    prompts = [item, stem + draw(2), stem + draw(1), other]
+    requests = [ScoreRequest(item, draw(1)), ScoreRequest(item, draw(2)), ScoreRequest(draw(1), draw(room))]
+    return [GenerateRequest(prompt, (), _NEW_TOKENS) for prompt in prompts], requests
 
 
-def _try(resident: Resident, arm: str, mode: str, max_length: int) -> str | None:
+class _Plain:
+    """What one arm gives one sequence at a time; kept, since both ways are compared with it."""
+
+    def __init__(self) -> None:
+        self._known: dict[ScoreRequest, Read] = {}
+
+    def read(self, model: Any, request: ScoreRequest) -> Read:
+        """Forward the sequence alone in its batch, without a cache."""
+        if request not in self._known:
+            ids = torch.tensor([[*request.context_ids, *request.continuation_ids[:-1]]], device=model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(request.context_ids) - 1 :]
+            values = torch.log_softmax(logits.float(), dim=-1)
+            wanted = torch.tensor(request.continuation_ids, device=model.device)[:, None]
+            found = values.gather(1, wanted)[:, 0]
+            self._known[request] = (found.cpu(), (values.amax(dim=-1) - found).cpu())
+        return self._known[request]
+
+
+def _try(resident: Resident, arm: str, mode: str, max_length: int, plain: _Plain) -> str | None:
     """Return what is wrong with this way for this arm, or None."""
     vocabulary = resident.model.get_input_embeddings().weight.shape[0]
-    requests = probe_requests(min(vocabulary, len(resident.tokenizer)), max_length)
+    prompts, requests = probe_requests(min(vocabulary, len(resident.tokenizer)), max_length)
     try:
-        with resident.activate(arm) as model, torch.inference_mode():
-            expected = [_plain(model, r) for r in requests]
-            tolerance = _tolerance(model, requests, expected, resident)
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(resident.activate(arm))
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(architecture.narrow_windows(model, _WINDOW))
             with attention.installed(model) if mode == "fused" else contextlib.nullcontext():
-                found = _tree(model, requests, mode)
-                answers = _answers(resident, model, requests, mode)
-            wrong = _differs(expected, found, tolerance) or _not_greedy(model, answers, tolerance)
+                answers = _answers(resident, model, prompts, mode)
+                found = _tree(model, [*requests, *answers], mode)
+            expected = [plain.read(model, request) for request in (*requests, *answers)]
+            tolerance = _tolerance(model, [*requests, *answers], expected, resident)
     except Exception as error:  # whatever a model's code raises when it meets a row that is a tree
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0][:200] if lines else ''}".strip(": ")
-    return wrong
-
-
-def _plain(model: Any, request: ScoreRequest) -> torch.Tensor:
-    """Log-probabilities of the continuation, the sequence alone in the batch."""
-    ids = torch.tensor([[*request.context_ids, *request.continuation_ids]], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(request.context_ids) - 1 : -1]
-    wanted = ids[0, len(request.context_ids) :, None]
-    return torch.log_softmax(logits.float(), dim=-1).gather(1, wanted)[:, 0].cpu()
+    wrong = _differs([values for values, _ in expected], found, tolerance)
+    return wrong or _not_greedy([behind for _, behind in expected[len(requests) :]], tolerance)
 
 
 def _tree(model: Any, requests: Sequence[ScoreRequest], mode: str) -> list[torch.Tensor]:
@@ -92,34 +116,37 @@ def _tree(model: Any, requests: Sequence[ScoreRequest], mode: str) -> list[torch
 
 
 def _answers(
-    resident: Resident, model: Any, requests: Sequence[ScoreRequest], mode: str
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Short greedy answers, as (prompt, answer)."""
-    asked = [GenerateRequest(r.context_ids, (), _NEW_TOKENS) for r in requests[2:6]]
+    resident: Resident, model: Any, prompts: Sequence[GenerateRequest], mode: str
+) -> list[ScoreRequest]:
+    """Return each prompt with its greedy answer."""
     generator = Generator(
-        model, resident.tokenizer, Limits(64, 3, 1 << 28), fused=mode == "fused", count=lambda name, n: None
-    )
-    found = dict(answer for part in generator.run(asked, plain=True) for answer in part)
-    return [(request.input_ids, found[n].token_ids) for n, request in enumerate(asked)]
+        # Fewer slots than prompts, so that a slot is used again.
+        model, resident.tokenizer, Limits(16, 2, 1 << 28), fused=mode == "fused", count=lambda name, n: None
+    )  # fmt: skip
+    answers = []
+    for group in (prompts[:-1], prompts[-1:]):  # together they would share nothing
+        found = dict(answer for part in generator.run(group, plain=True) for answer in part)
+        answers += [ScoreRequest(p.input_ids, tuple(found[n].token_ids)) for n, p in enumerate(group)]
+    return answers
 
 
 def _tolerance(
-    model: Any, requests: Sequence[ScoreRequest], expected: Sequence[torch.Tensor], resident: Resident
+    model: Any, requests: Sequence[ScoreRequest], expected: Sequence[Read], resident: Resident
 ) -> float | None:
     """Nats for a token; None in float32 without quantized weights, where the relative limit counts."""
     quantized = getattr(model.config, "quantization_config", None) is not None
     if resident.dtype == "float32" and not quantized:
         return None
-    width = max(len(r.context_ids) + len(r.continuation_ids) for r in requests)
     rows = [[*r.context_ids, *r.continuation_ids] for r in requests]
+    width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-    logits = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), dim=-1)
+    logits = model(input_ids=ids, use_cache=False).logits
     noise = []
-    for row, request, alone in zip(logits, requests, expected, strict=True):
+    for row, request, (alone, _) in zip(logits, requests, expected, strict=True):
         wanted = torch.tensor(request.continuation_ids, device=model.device)[:, None]
         start = len(request.context_ids) - 1
-        together = row[start : start + len(wanted)].gather(1, wanted)[:, 0].cpu()
-        noise.append((together - alone).abs())
+        values = torch.log_softmax(row[start : start + len(wanted)].float(), dim=-1)
+        noise.append((values.gather(1, wanted)[:, 0].cpu() - alone).abs())
     return max(_LEAST_NOISE, _NOISE * float(torch.cat(noise).mean()))
 
 
@@ -137,15 +164,9 @@ def _differs(
     return None if worst <= _RELATIVE else f"log-likelihoods differ by {worst:.2g} of their size"
 
 
-def _not_greedy(
-    model: Any, answers: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], tolerance: float | None
-) -> str | None:
+def _not_greedy(behind: Sequence[torch.Tensor], tolerance: float | None) -> str | None:
     """Every token of a greedy answer must be the likeliest one, up to rounding."""
-    limit = 10 * tolerance if tolerance is not None else 1e-4
-    for prompt, answer in answers:
-        ids = torch.tensor([[*prompt, *answer]], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        gap = float((logits.amax(-1) - logits.gather(1, ids[0, len(prompt) :, None])[:, 0]).max())
-        if gap > limit:
-            return f"a greedy answer holds a token that is {gap:.2g} nats from the likeliest one"
+    gap = max(float(values.max()) for values in behind)
+    if gap > (10 * tolerance if tolerance is not None else _GREEDY):
+        return f"a greedy answer holds a token that is {gap:.2g} nats from the likeliest one"
     return None
