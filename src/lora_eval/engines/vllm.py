@@ -199,26 +199,33 @@ class VllmEngine:
         started = time.perf_counter()
         defaults = self._learned.defaults
         ends = _as_ids(defaults.get("eos_token_id"))
-        # Equal beginnings follow one another, so that the prefix cache still holds them.
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].input_ids, i))
-        asks = [
-            Ask(requests[i].input_ids, generation_arguments(requests[i], defaults, ends), adapter)
-            for i in order
-        ]
         answers: dict[int, Generation] = {}
+        again: list[int] = []
 
-        def heard(place: int, told: Told) -> None:
-            index = order[place]
-            answers[index] = read_generation(requests[index], told, self.tokenizer)
-            # The last new token is only predicted.
-            read = len(requests[index].input_ids) + len(told.token_ids) - 1
-            self.work["forwarded_tokens"] += read - told.cached_tokens
-            if finished:
-                finished([(index, answers[index])])
-            progress(f"{arm}: generating", len(answers), len(requests))
+        def ask(order: Sequence[int], **changed: Any) -> None:
+            def heard(place: int, told: Told) -> None:
+                index = order[place]
+                # The last new token is only predicted.
+                read = len(requests[index].input_ids) + len(told.token_ids) - 1
+                self.work["forwarded_tokens"] += read - told.cached_tokens
+                answer = read_generation(requests[index], told, ends, self.tokenizer)
+                if answer is None:
+                    again.append(index)
+                    return
+                answers[index] = answer
+                if finished:
+                    finished([(index, answer)])
+                progress(f"{arm}: generating", len(answers), len(requests))
+
+            asked = [generation_arguments(requests[index], defaults, ends) | changed for index in order]
+            asks = [Ask(requests[i].input_ids, a, adapter) for i, a in zip(order, asked, strict=True)]
+            self._process.run(asks, heard, width=self._width[GENERATE])
 
         try:
-            self._process.run(asks, heard, width=self._width[GENERATE])
+            # Equal beginnings follow one another, so that the prefix cache still holds them.
+            ask(sorted(range(len(requests)), key=lambda i: (requests[i].input_ids, i)))
+            if again:
+                ask(tuple(again), stop=[])
         except EngineDied as error:
             raise _ended(error) from error
         self._count([r.input_ids for r in requests], [len(a.token_ids) for a in answers.values()], started)

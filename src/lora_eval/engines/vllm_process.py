@@ -76,13 +76,12 @@ class VllmProcess:
             EngineDied: vLLM's process has ended.
             InputError: vLLM refuses a request.
         """
-        died = require("vllm.v1.engine.exceptions", "vllm").EngineDeadError
         size = width or _WAVE
         try:
             self._llm.reset_prefix_cache()
             for start in range(0, len(asks), size):
                 self._run_wave(range(start, min(start + size, len(asks))), asks, heard)
-        except died as error:
+        except _dead() as error:
             raise EngineDied(last_error(self._log) or str(error)) from error
 
     def score(
@@ -128,9 +127,11 @@ class VllmProcess:
         try:
             for place in places:
                 owners[self._add(engine, asks[place])] = place
-        except ValueError as error:
+        except Exception as error:  # its validation errors have no common base that lasts
             engine.abort_request(list(owners))
-            raise InputError(f"vLLM refuses a request: {error}") from error
+            if isinstance(error, _dead()):
+                raise
+            raise InputError(f"vLLM refuses a request: {_first_line(error)}") from error
         finally:
             if len(places) > 1:
                 self._llm.wake_up(tags=["scheduling"])
@@ -227,6 +228,10 @@ def _vllm() -> Any:
             )
         raise MissingExtraError(f"vllm cannot be imported ({_first_line(error)}); {remedy}") from error
     return vllm
+
+
+def _dead() -> type[Exception]:
+    return require("vllm.v1.engine.exceptions", "vllm").EngineDeadError  # type: ignore[no-any-return]
 
 
 def _told(output: Any) -> Told:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -194,12 +194,40 @@ def generation_arguments(
     return asked
 
 
-def read_generation(request: GenerateRequest, told: Told, tokenizer: Any) -> Generation:
-    """Return the answer up to its stop text, cut as lm-eval cuts it: in the text without special tokens."""
-    text = tokenizer.decode(list(told.token_ids), skip_special_tokens=True)
+def read_generation(
+    request: GenerateRequest, told: Told, ends: Collection[int], tokenizer: Any
+) -> Generation | None:
+    """Return the answer as lm-eval cuts it: stopped by the text with special tokens, cut in the one without.
+
+    None where vLLM has stopped at a text that is not in the answer. It begins the text of an answer with the
+    prompt's where the prompt ends inside a character (measured with 0.32): ask again without stop texts.
+    """
+    ids, reason = told.token_ids, told.finish_reason
+    stopped = _stop_length(ids, request.until, tokenizer)
+    if stopped is not None:
+        ids, reason = ids[:stopped], "stop"
+    elif reason == "stop" and not (ids and ids[-1] in ends):
+        return None
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
     for stop in request.until:
         text = text.split(stop)[0] if stop else text
-    return Generation(text, told.token_ids, "stop" if told.finish_reason == "stop" else "length")
+    return Generation(text, ids, "stop" if reason == "stop" else "length")
+
+
+def _stop_length(ids: Sequence[int], until: Sequence[str], tokenizer: Any) -> int | None:
+    """Return the number of tokens with which the first stop text is complete, or None."""
+    texts = [text for text in until if text]
+
+    def holds(length: int) -> bool:
+        text = tokenizer.decode(list(ids[:length])) if texts else ""
+        return any(stop in text for stop in texts)
+
+    length = len(ids)
+    if not holds(length):
+        return None
+    while holds(length - 1):
+        length -= 1
+    return length
 
 
 def count_work(inputs: Sequence[tuple[int, ...]], answered: Iterable[int]) -> Counter[str]:
