@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from lora_eval.errors import ModelError
+
 _SEEN_WHOLE, _WINDOW = "full_attention", "sliding_attention"
 # What layers look at beyond a full mask or a sliding window: their own cut by places in the row (GPT-Neo's
 # `window_size`), or a choice of keys. Only longer sequences than these numbers show it.
@@ -90,6 +92,17 @@ def length_limit(model: Any) -> int | None:
             length = length or getattr(config, "original_max_position_embeddings", None)
             limits.append(int(length or config.max_position_embeddings))
     return min(limits, default=None)
+
+
+def check_length(model: Any, tokens: int) -> None:
+    """Raise ModelError where a sequence of so many tokens is beyond `length_limit`."""
+    limit = length_limit(model)
+    if limit is not None and tokens > limit:
+        raise ModelError(
+            f"a sequence of {tokens} tokens: beyond {limit} this model rotates all positions in another way, "
+            "and long and short sequences cannot share what they begin with; expected shorter sequences, "
+            "or lm-eval's own path"
+        )
 
 
 def encoder_decoder(model: Any) -> str | None:

@@ -13,7 +13,6 @@ import torch
 from lora_eval.engines import architecture, attention
 from lora_eval.engines.cache import KeyValue, PathCache
 from lora_eval.engines.tree import Ints, Pack, Range, TokenTree, subtree_ends
-from lora_eval.errors import ModelError
 
 _CHUNK = 1 << 22  # logits in float32 at a time: 16 MiB
 
@@ -30,12 +29,7 @@ class PackRunner:
     def __init__(self, model: Any, tree: TokenTree, *, fused: bool) -> None:
         self._model = model
         self._tree = tree
-        longest, limit = int(tree.depths.max(initial=-1)) + 1, architecture.length_limit(model)
-        if limit is not None and longest > limit:
-            raise ModelError(
-                f"a sequence of {longest} tokens: beyond {limit} this model rotates all positions in another "
-                "way, and long and short sequences cannot share a prefix; expected shorter ones"
-            )
+        architecture.check_length(model, int(tree.depths.max(initial=-1)) + 1)
         self._fused = fused
         self._cache = PathCache(joined=not fused)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
