@@ -25,6 +25,7 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HOME": str(_CACHE / "huggingface"),
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "LORA_EVAL_STORE": str(_CACHE / "results.sqlite"),
     "TOKENIZERS_PARALLELISM": "false",
     "COLUMNS": "110",
     "NO_COLOR": "1",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lora_eval.models import hardware_info, package_versions
 from lora_eval.protocols import Engine, Progress, Suite
-from lora_eval.records import Run, Variant
+from lora_eval.records import Run, Variant, Work
 from lora_eval.runstore import has_run, read_run, write_run
 from lora_eval.schema import read_record
 
@@ -66,6 +67,7 @@ def run_suite(
         progress(f"{arm}: kept from the run before", 1, 1)
         return stored
     started = time.perf_counter()
+    before = Counter(getattr(engine, "work", ()))
     result = suite.run(engine, arm, progress)
     run = wanted.model_copy(
         update={
@@ -74,11 +76,21 @@ def run_suite(
             "dropped_items": result.dropped_items,
             "prompt_tokens": sum(row.prompt_tokens or 0 for row in result.rows),
             "wall_seconds": round(time.perf_counter() - started, 3),
+            "work": _work(engine, before),
             "notes": (*notes, *result.notes),
         }
     )
     write_run(folder, run, result.rows)
     return run
+
+
+def _work(engine: Engine, before: Counter[str]) -> Work | None:
+    """What the engine did since then; None for an engine that does not count."""
+    after = getattr(engine, "work", None)
+    if after is None:
+        return None
+    done = {name: after[name] - before[name] for name in Work.model_fields}
+    return Work(**done | {"seconds": round(done["seconds"], 3)})
 
 
 def stored_run(folder: Path, wanted: Run) -> Run | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import click
 from lora_eval.errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from lora_eval.engines.store import ResultStore
     from lora_eval.evaluate import Arms, FolderArm
     from lora_eval.records import Comparison
 
@@ -47,7 +50,17 @@ _ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
 )
 @click.option("--add-original", is_flag=True, help="Add the unquantized base as the arm base-16bit.")
 @click.option("--engine", default="transformers", show_default=True, help="What computes; see `plugins`.")
-@click.option("--batch-tokens", default="auto", metavar="auto|N", help="Tokens of a batch, padding included.")
+@click.option("--batch-tokens", default="auto", metavar="auto|N", help="Tokens forwarded at once.")
+@click.option("--store", metavar="FILE|none", help="Answers of earlier runs; default: one for each user.")
+@click.option(
+    "--check-reference",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Answer K items with stock lm-eval too, and print what differs.",
+)
+@click.option(
+    "--fixed-fewshot", is_flag=True, help="One draw of shots for all items: another benchmark, much cheaper."
+)
 @click.option("--seed", type=int, help="Seed of shots and sampling (default: the suite's).")
 @click.option("--margin", "margins", multiple=True, metavar="TASK=X", help="Loss that may pass; repeatable.")
 @click.option(
@@ -121,12 +134,21 @@ def _compare(
         limit=options["limit"],
         num_fewshot=options["num_fewshot"],
         seed=options["seed"],
+        fixed_fewshot=options["fixed_fewshot"],
     )
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
-    found = evaluate_arms(
-        arms, suite, out / "runs", progress=progress, batch_tokens=batch_tokens, engine=options["engine"]
-    )
+    with open_store(options["store"]) as store:
+        found = evaluate_arms(
+            arms,
+            suite,
+            out / "runs",
+            progress=progress,
+            batch_tokens=batch_tokens,
+            engine=options["engine"],
+            store=store,
+            check_reference=options["check_reference"],
+        )
     runs = load_runs(found.runs)
     comparison = compare_loaded(
         runs,
@@ -161,6 +183,31 @@ def check_out(out: Path) -> None:
         raise OutputError(
             f"{out}: no space: {free // 1024:,} KiB are free there, at least {_ROOM // 1024:,} KiB are needed"
         )
+
+
+@contextlib.contextmanager
+def open_store(place: str | None) -> Iterator[ResultStore | None]:
+    """Yield the store at a path, the user's own (None), or nothing (`none`).
+
+    Raises:
+        OutputError, RecordError: the file that was asked for cannot be used. Where the user's own cannot be
+            opened, the evaluation goes on without it, and says so.
+    """
+    from lora_eval.engines.store import ResultStore
+
+    if place == "none":
+        yield None
+        return
+    try:
+        store = ResultStore(Path(place) if place else None)
+    except OutputError as error:
+        if place:
+            raise
+        click.echo(f"answers are not kept for later runs: {error}", err=True)
+        yield None
+        return
+    with store:
+        yield store
 
 
 def _arms(base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]) -> Arms:
@@ -227,6 +274,15 @@ def _margin(text: str) -> tuple[str, float]:
     return task, number
 
 
+def reference_lines(comparison: Comparison) -> list[str]:
+    """Return what stock lm-eval said otherwise, a line for each arm."""
+    from lora_eval.evaluate.reference import reference_line
+    from lora_eval.records import ReferenceCheck
+
+    found = comparison.controls.get("reference", {})
+    return [reference_line(ReferenceCheck.model_validate(check)) for check in found.values()]
+
+
 def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:
     from rich.console import Console
 
@@ -240,4 +296,6 @@ def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) ->
         click.echo(headline(comparison))
     else:
         print_comparison(comparison, Console())
+    for note in (*comparison.notes, *reference_lines(comparison)):
+        click.echo(note, err=True)
     click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.html'} and {out / 'report.md'}", err=True)

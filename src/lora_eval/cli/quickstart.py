@@ -193,6 +193,7 @@ def export_model(
 def compare_arms(out: Path, limit: int | None, verbose: bool, progress: Progress) -> None:
     """Score the four arms on the embedded suite and write the comparison."""
     from lora_eval.compare import compare_loaded, load_runs, write_comparison
+    from lora_eval.engines.store import ResultStore
     from lora_eval.evaluate import Arms, FolderArm, evaluate_arms, open_suite
     from lora_eval.models.quiet import quiet
 
@@ -203,7 +204,9 @@ def compare_arms(out: Path, limit: int | None, verbose: bool, progress: Progress
     )
     with quiet(verbose):
         suite = open_suite(["pocket"], limit=limit)
-        found = evaluate_arms(arms, suite, out / "runs", progress=progress)
+        # Not the user's own store: everything a quickstart makes lies in its folder.
+        with ResultStore(out / "results.sqlite") as store:
+            found = evaluate_arms(arms, suite, out / "runs", progress=progress, store=store)
     runs = load_runs(found.runs)
     comparison = compare_loaded(
         runs,

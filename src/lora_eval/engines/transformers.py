@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import InputError, ModelError
+from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 
+if TYPE_CHECKING:
+    from lora_eval.engines.scoring import ScorePlan
+
 # Tokens of a pack where nothing is asked for: on a CPU 512 saturate the matrix product of a small model.
 _AUTO_TOKENS = {"cpu": 512, "cuda": 4096}
+_PLANS = 4  # lists of requests that alternate while a suite runs: scores and windows, with chat and without
 _ROWS = 8  # one row of decoding for so many tokens of a pack: 64 rows reach nine tenths of a CPU's rate
 _DEFAULT_MAX_LENGTH = 2048  # lm-eval's, where neither config nor tokenizer knows
 _UNKNOWN_LENGTH = int(1e30)  # what transformers gives for a tokenizer without a length
@@ -40,7 +45,6 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    numerics = "tree-1"  # changes whenever the same request may get other digits than before
 
     def __init__(self, resident: Resident, *, batch_tokens: int | None = None) -> None:
         from lora_eval.engines.probe import find_mode
@@ -53,8 +57,19 @@ class TransformersEngine:
         self.batch_tokens = batch_tokens or _AUTO_TOKENS.get(resident.device.type, _AUTO_TOKENS["cuda"])
         self.work: Counter[str] = Counter()
         self.drafts: Drafts | None = None
-        self._plan: tuple[Sequence[ScoreRequest], Any] | None = None
+        self._plans: deque[tuple[Sequence[ScoreRequest], ScorePlan]] = deque(maxlen=_PLANS)
         self.mode, self.fallback_reason = find_mode(resident, self.max_length)
+
+    @property
+    def numerics(self) -> str:
+        """Changes whenever the same request may get other digits than before."""
+        return f"tree-1-{self.mode}"
+
+    @property
+    def generation_digest(self) -> str:
+        """Digest of the generation settings that the model brings along."""
+        settings = self.resident.model.generation_config.to_dict()
+        return fingerprint_data({k: v for k, v in settings.items() if k != "transformers_version"})
 
     @property
     def tokenizer(self) -> Any:
@@ -74,13 +89,11 @@ class TransformersEngine:
         finished: Finished | None = None,
     ) -> list[Score]:
         """Return the log-likelihood of each continuation; progress is in tokens."""
-        from lora_eval.engines.scoring import ScorePlan, score_plan
+        from lora_eval.engines.scoring import score_plan
 
         if not requests:
             return []
-        if self._plan is None or self._plan[0] != requests:
-            self._plan = (requests, ScorePlan(requests))
-        plan: ScorePlan = self._plan[1]
+        plan = self._plan(requests)
         done = 0
 
         def count(tokens: int) -> None:
@@ -142,6 +155,16 @@ class TransformersEngine:
 
         if self.drafts is not None and not request.sampling.get("do_sample"):
             self.drafts[as_bytes(request.input_ids)] = answer.token_ids
+
+    def _plan(self, requests: Sequence[ScoreRequest]) -> ScorePlan:
+        """The plan of these requests: that of an earlier arm, where it was asked the same."""
+        from lora_eval.engines.scoring import ScorePlan
+
+        for known, plan in self._plans:
+            if known is requests or known == requests:
+                return plan
+        self._plans.append((requests, ScorePlan(requests)))
+        return self._plans[-1][1]
 
     def _draft(self, request: GenerateRequest) -> tuple[int, ...]:
         from lora_eval.engines.tree import as_bytes

@@ -7,13 +7,13 @@ through an adapter that does nothing, and every number must be equal.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.store import ResultStore
 from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import (
     Arms,
@@ -24,6 +24,8 @@ from lora_eval.evaluate.arms import (
     shared_variants,
 )
 from lora_eval.evaluate.controls import AnySuite, check_controls
+from lora_eval.evaluate.reference import check_reference as check_with_reference
+from lora_eval.evaluate.scorers import Scorers
 from lora_eval.models import Resident, open_folder, open_resident
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Run, Variant
@@ -52,6 +54,7 @@ def open_suite(
     limit: int | None = None,
     num_fewshot: int | None = None,
     seed: int | None = None,
+    fixed_fewshot: bool = False,
 ) -> AnySuite:
     """Return the suites by name or path, and tasks by name, as one suite that can be run.
 
@@ -69,7 +72,8 @@ def open_suite(
         if num_fewshot is not None:
             entries = (entry.model_copy(update={"num_fewshot": num_fewshot}) for entry in record.entries())
             changes["tasks"] = tuple(entries)
-        parts.append(LmEvalSuite(record.model_copy(update=changes), folder, limit=limit))
+        chosen = record.model_copy(update=changes)
+        parts.append(LmEvalSuite(chosen, folder, limit=limit, fixed_fewshot=fixed_fewshot))
     return parts[0] if len(parts) == 1 else CombinedSuite(parts)
 
 
@@ -81,8 +85,13 @@ def evaluate_arms(
     progress: Progress,
     batch_tokens: int | None = None,
     engine: str = "transformers",
+    store: ResultStore | None = None,
+    check_reference: int | None = None,
 ) -> Evaluated:
     """Score the suite on every arm and store each run in `out/ARM`; runs that are there are kept.
+
+    Answers are looked up in `store` and kept there as they are computed. With `check_reference` about so many
+    items are answered by stock lm-eval too, on every arm; what differs is in the controls.
 
     Raises:
         InputError: arms or suite cannot be used.
@@ -102,26 +111,34 @@ def evaluate_arms(
         identity_control=True,
     )
     opened = time.perf_counter() - started
-    open_engine = get("engine", engine)
-    scorer = open_engine(resident, batch_tokens=batch_tokens)
-    controls = check_controls(scorer, suite, arms.base_name, progress)
-    for name, variant in shared_variants(arms).items():
-        runs[name] = out / name
-        evaluate(resident, suite, name, runs[name], variant=variant, quantization=quantization,
-                 engine=scorer, progress=progress)  # fmt: skip
-    del resident, scorer
-    gc.collect()  # the next arm needs the memory
+    scorers = Scorers(engine, batch_tokens, store)
+    # Controls get an engine that neither drafts nor remembers: they would compare an answer with its copy.
+    controls = check_controls(scorers.open(resident), suite, arms.base_name, progress)
+    references: dict[str, Any] = {}
+
+    def answer(model: Resident, variants: dict[str, Variant], quantized: dict[str, Any] | None) -> None:
+        scorer = scorers.open_stored(model, variants, quantized)
+        for name, variant in variants.items():
+            runs[name] = out / name
+            evaluate(model, suite, name, runs[name], variant=variant, quantization=quantized,
+                     engine=scorer, progress=progress)  # fmt: skip
+            if check_reference is not None:
+                found = check_with_reference(scorers.open(model), suite, name, check_reference, progress)
+                references[name] = found.model_dump()
+
+    answer(resident, shared_variants(arms), quantization)
+    del resident
+    scorers.close()
     for other in [*original_arm(arms, quantization), *arms.others]:
         progress(f"opening {other.name}", 0, 1)
-        runs[other.name] = out / other.name
-        alone = open_folder(other.path, name=other.name, dtype=arms.dtype)
-        evaluate(alone, suite, other.name, runs[other.name], variant=folder_variant(other),
-                 engine=open_engine(alone, batch_tokens=batch_tokens), progress=progress)  # fmt: skip
-        del alone
-        gc.collect()
+        answer(open_folder(other.path, name=other.name, dtype=arms.dtype),
+               {other.name: folder_variant(other)}, None)  # fmt: skip
+        scorers.close()
+    if references:
+        controls["reference"] = references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
-    return Evaluated(runs, controls, timing, notes)
+    return Evaluated(runs, controls, timing, (*notes, *scorers.notes))
 
 
 def evaluate(

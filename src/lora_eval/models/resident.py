@@ -61,6 +61,15 @@ class Resident:
         """Names of the arms with the identity control, where there is one."""
         return tuple(self._arms)
 
+    @property
+    def device_name(self) -> str:
+        """The kind of device that computes: `cpu`, or the GPU's name."""
+        if self.device.type != "cuda":
+            return str(self.device.type)
+        import torch
+
+        return str(torch.cuda.get_device_name(self.device))
+
     @contextlib.contextmanager
     def activate(self, arm: str) -> Iterator[PreTrainedModel]:
         """Yield the model with that arm live: the base with every adapter off, or one adapter on."""

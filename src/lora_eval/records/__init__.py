@@ -4,6 +4,7 @@ from lora_eval.records.base import Record
 from lora_eval.records.comparison import Arm, Comparison, Pair, TaskComparison, Verdict
 from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
+from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
 from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
@@ -27,6 +28,7 @@ __all__ = [
     "Pair",
     "Recipe",
     "Record",
+    "ReferenceCheck",
     "ReloadCheck",
     "RowCounts",
     "Run",

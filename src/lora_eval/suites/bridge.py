@@ -169,8 +169,10 @@ class LoraEvalLM(EngineLM):
             quantization=lineage.quantization if lineage else None,
             device="auto" if device in _DEFAULT_DEVICES else device,
         )
-        open_engine = get("engine", "transformers")
-        super().__init__(open_engine(resident, batch_tokens=batch_tokens), resident.arms[-1])
+        from lora_eval.suites.reference import covered
+
+        engine = covered(get("engine", "transformers")(resident, batch_tokens=batch_tokens))
+        super().__init__(engine, resident.arms[-1])
 
 
 # Not the decorator: it refuses a name that an entry point has announced, and importing us is how one is read.

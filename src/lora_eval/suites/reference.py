@@ -11,6 +11,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -19,9 +20,20 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from lora_eval.errors import InputError
+from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 from lora_eval.suites.lm_eval import quiet
+
+
+def covered(engine: Any) -> Any:
+    """Return the engine, or lm-eval's own path on the same model where the engine's start-up probe found that
+    it does not cover it (`fallback_reason` says why).
+    """
+    reason = getattr(engine, "fallback_reason", None)
+    if reason is None:
+        return engine
+    return ReferenceEngine(engine.resident, fallback_reason=reason)
 
 
 class ReferenceEngine:
@@ -45,6 +57,7 @@ class ReferenceEngine:
         self.dtype = resident.dtype
         self.fallback_reason = fallback_reason
         self.work: Counter[str] = Counter()
+        self._softmax_dtype = softmax_dtype
         with quiet(), _untied(resident.model):
             # A copy of the tokenizer: HFLM gives it a padding token where it has none.
             self._lm = HFLM(
@@ -54,6 +67,17 @@ class ReferenceEngine:
                 softmax_dtype=softmax_dtype,
             )
         self.max_length = int(self._lm.max_length)
+
+    @property
+    def numerics(self) -> str:
+        """Whose numbers these are, for the store of results."""
+        return f"hflm-{version('lm_eval')}-{self._softmax_dtype}"
+
+    @property
+    def generation_digest(self) -> str:
+        """Digest of the generation settings that the model brings along."""
+        settings = self.resident.model.generation_config.to_dict()
+        return fingerprint_data({k: v for k, v in settings.items() if k != "transformers_version"})
 
     @property
     def tokenizer(self) -> Any:

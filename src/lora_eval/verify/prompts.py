@@ -53,7 +53,9 @@ def answer(
 ) -> list[Asked]:
     """Return each prompt with the reference's greedy answer of at most `new_tokens`."""
     requests = [GenerateRequest(ids, (), new_tokens) for ids in prompts]
-    answers = open_engine(resident).generate(arm, requests, progress)
+    from lora_eval.suites.reference import covered
+
+    answers = covered(open_engine(resident)).generate(arm, requests, progress)
     return [Asked(ids + found.token_ids, len(ids)) for ids, found in zip(prompts, answers, strict=True)]
 
 
