@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from lora_eval.engines.tree import (
     subtree_ends,
 )
 
-# Few tokens, so that sequences share much; some differ in one byte only, the last is the largest there can be.
+# Few tokens, so that sequences share much; some differ in one byte only, the last is the largest there is.
 TOKENS = st.sampled_from([0, 1, 256, 65536, 2**31 - 1])
 SEQUENCES = st.lists(st.lists(TOKENS, min_size=1, max_size=9).map(tuple), min_size=1, max_size=14)
 Sequence_ = tuple[int, ...]
@@ -70,7 +70,7 @@ def _walk(tree: TokenTree, tokens: int, first: int) -> list[tuple[Pack, list[int
 
 @st.composite
 def walks(draw: Callable[..., Any]) -> tuple[list[Sequence_], int, int]:
-    """Sequences, tokens of a pack, and a number of tokens that all begin with (fewer than the shortest has)."""
+    """Sequences, tokens of a pack, and a number of tokens that all begin with (fewer than each has)."""
     start = tuple(draw(st.lists(TOKENS, max_size=5)))
     sequences = [start + sequence for sequence in draw(SEQUENCES)]
     columns = zip(*sequences, strict=False)
@@ -135,7 +135,7 @@ def test_places_of_every_path_that_ends_in_a_pack(walk: tuple[list[Sequence_], i
                     cut = cut_path(path, low, depth + 1)
                     ranges = pack.places(cut)
                     assert _take(cache, ranges) == _numbers(cut)
-                    assert all(a[1] < b[0] for a, b in zip(ranges, ranges[1:], strict=False))  # joined
+                    assert all(a[1] < b[0] for a, b in pairwise(ranges))  # joined
 
 
 @given(SEQUENCES, st.integers(-1, 12), st.integers(-1, 12))
@@ -172,5 +172,7 @@ def test_a_tree_of_nothing_has_no_packs() -> None:
 
 
 def test_planning_imports_no_torch(run_python: Callable[..., Any]) -> None:
-    code = "import sys, lora_eval.engines.tree; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, lora_eval.engines.tree; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    )
     assert run_python("-c", code).status == 0
