@@ -109,9 +109,10 @@ def write_tasks(data: Path, out: Path, scale: float) -> None:
     gsm8k = rows(data / "gsm8k" / "test.jsonl.gz")
     write(out / "gsm8k.jsonl", [{k: r[k] for k in ("question", "answer")} for r in gsm8k[: cut("answers_5")]])
     write(out / "gsm8k_shots.jsonl", rows(data / "gsm8k" / "train_sample.jsonl.gz")[:200])
-    # Documents of some 1,000 tokens: real questions and solutions, a few to a page.
+    # Documents of 100 to 2,600 tokens: real questions and solutions, one to thirteen on a page. The lengths of
+    # wikitext's pages differ more.
     texts = [row["question"] + "\n" + row["answer"] for row in gsm8k]
-    pages = ["\n\n".join(texts[7 * i : 7 * i + 7 + i % 3]) for i in range(cut("documents"))]
+    pages = ["\n\n".join(texts[13 * i : 13 * i + 1 + 5 * i % 13]) for i in range(cut("documents"))]
     write(out / "documents.jsonl", [{"page": page} for page in pages])
     for name, text in TASKS.items():
         file = FILES[name]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lora_eval.errors import ModelError
-from lora_eval.exporters.round_trip import RoundTrip, dequantized
+from lora_eval.exporters.round_trip import RoundTrip
+from lora_eval.models.dense import dequantized_nf4
 from lora_eval.models.resident import keep_quantized_weights
 
 
@@ -33,7 +34,7 @@ def test_it_equals_the_layer(stored, compute, quant_type, double):
     found = RoundTrip(config)(weight)
     assert str(found.dtype) == f"torch.{compute}"
     assert torch.equal(found, used)
-    assert torch.equal(dequantized(layer), used)
+    assert torch.equal(dequantized_nf4(layer), used)
     assert not torch.equal(found.float(), weight.float())
 
 

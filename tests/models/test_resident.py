@@ -10,6 +10,7 @@ import pytest
 from lora_eval.errors import ModelError
 from lora_eval.models import (
     IDENTITY,
+    Resident,
     load_base,
     load_tokenizer,
     open_folder,
@@ -25,6 +26,10 @@ NF4 = {
     "bnb_4bit_use_double_quant": True,
     "bnb_4bit_compute_dtype": "bfloat16",
 }
+
+
+def _is_4bit(model: Any) -> bool:
+    return any("4bit" in type(m).__name__ for n, m in model.named_modules() if n.endswith("base_layer"))
 
 
 def _logits(model: Any) -> Any:
@@ -76,6 +81,34 @@ def test_a_quantized_base_answers_the_same_after_many_forwards(tiny_llama: Path,
     assert torch.equal(dequantize_4bit(layer.weight.data, layer.weight.quant_state), before)
     assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in resident.model.modules())
     assert "bnb_4bit_quant_type=nf4" in resident.notes[0]
+
+
+@pytest.mark.parametrize("arm", ["base", "tuned"])
+def test_nf4_layers_are_dense_on_a_cpu_and_give_the_same_bits(
+    arm: str, tiny_llama: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from lora_eval.models import resident as module
+
+    def opened() -> Resident:
+        return open_resident(tiny_llama, {"tuned": tiny_adapter}, dtype="bfloat16", quantization=NF4)
+
+    dense = opened()
+    assert any("dequantized weights" in note for note in dense.notes)
+    assert not any(
+        "4bit" in type(m).__name__ for n, m in dense.model.named_modules() if n.endswith("base_layer")
+    )
+    monkeypatch.setattr(module, "fits_dense", lambda model: False)
+    packed = opened()
+    assert not any("dequantized weights" in note for note in packed.notes)
+    with dense.activate(arm) as one, packed.activate(arm) as other:
+        assert torch.equal(_logits(one), _logits(other))
+
+
+def test_nf4_layers_of_another_compute_dtype_stay_packed(tiny_llama: Path, tiny_adapter: Path) -> None:
+    resident = open_resident(tiny_llama, {"tuned": tiny_adapter}, dtype="float32", quantization=NF4)
+    assert _is_4bit(resident.model)
 
 
 def test_a_folder_of_its_own(tiny_llama: Path) -> None:

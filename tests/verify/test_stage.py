@@ -109,24 +109,6 @@ def test_limits_by_hand_decide(qlora, adapter, prompts):
     assert verify(adapter, merged(qlora / "original"), prompts, options=options).passed
 
 
-def test_dense_layers_give_the_same_bits(adapter, prompts):
-    """The reference is measured with dequantized layers: every logit is that of the NF4 model."""
-    import torch
-
-    from lora_eval.verify.arithmetic import dequantize
-    from lora_eval.verify.divergence import logits_of
-    from lora_eval.verify.prompts import Asked, prompt_ids, read_prompts
-
-    resident = adapter.open()
-    rows = prompt_ids(resident.tokenizer, read_prompts(prompts, 4), 100)
-    batch = sorted((Asked(ids, len(ids)) for ids in rows), key=lambda item: -len(item.ids))
-    packed = logits_of(resident, adapter.name, batch)
-    dequantize(resident)
-    assert not any("4bit" in type(module).__name__ for name, module in resident.model.named_modules()
-                   if name.endswith("base_layer"))  # fmt: skip
-    assert torch.equal(logits_of(resident, adapter.name, batch), packed)
-
-
 def test_near_needs_no_floor(qlora, prompts):
     options = Options(samples=4, expected="near")
     record = verify(merged(qlora / "trained"), merged(qlora / "original"), prompts, options=options)

@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmo
 
 
 class Scorers:
-    """Opens the engines of one comparison. `notes` says what the report must: a fall-back, a failing store."""
+    """Opens the engines of one comparison. `notes` is what the report must say: a fall-back, a lost store."""
 
     def __init__(self, name: str, batch_tokens: int | None, store: ResultStore | None) -> None:
         self._name = name

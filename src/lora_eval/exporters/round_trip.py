@@ -42,15 +42,3 @@ class RoundTrip:
         )
         state.dtype = config.bnb_4bit_compute_dtype
         return functional.dequantize_4bit(packed, state)
-
-
-def dequantized(module: Any) -> Any:
-    """Return the weight (out, in) of a `Linear4bit` that was not repacked, as its forward pass uses it."""
-    import copy
-
-    from bitsandbytes import functional
-
-    state = copy.copy(module.weight.quant_state)
-    if module.compute_dtype is not None:
-        state.dtype = module.compute_dtype
-    return functional.dequantize_4bit(module.weight.data, state)

@@ -1,4 +1,4 @@
-"""GPTQ weights as ordinary linear layers: on a CPU the kernels dequantize at every forward pass anyway."""
+"""GPTQ and NF4 weights as ordinary linear layers: a CPU kernel dequantizes at every forward pass anyway."""
 
 from __future__ import annotations
 
@@ -35,3 +35,49 @@ def dequantize_for_cpu(model: Any) -> tuple[str, ...]:
         return ()
     dtype = str(model.dtype).removeprefix("torch.")
     return (f"{replaced} quantized layers evaluated with their dequantized weights in {dtype}",)
+
+
+def dequantized_nf4(module: Any) -> Any:
+    """Return the weight (out, in) of a `Linear4bit` that was not repacked, as its forward pass uses it."""
+    import copy
+
+    from bitsandbytes import functional
+
+    state = copy.copy(module.weight.quant_state)
+    if module.compute_dtype is not None:
+        state.dtype = module.compute_dtype
+    return functional.dequantize_4bit(module.weight.data, state)
+
+
+def dequantize_nf4(model: Any) -> int:
+    """Replace every NF4 layer by a linear one with the values that it multiplies by; returns how many.
+
+    Where the layer's input has its compute dtype, logits on a CPU stay equal in every bit.
+    """
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+    for name, module in layers:
+        weight = dequantized_nf4(module)
+        linear = torch.nn.Linear(
+            weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta"
+        )
+        linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if module.bias is not None:
+            linear.bias = torch.nn.Parameter(module.bias.data, requires_grad=False)
+        model.set_submodule(name, linear)
+    return len(layers)
+
+
+def fits_dense(model: Any) -> bool:
+    """Whether dense NF4 layers change no number and take at most a quarter of the free memory."""
+    import psutil
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if not layers or any(module.weight.device.type != "cpu" for module in layers):
+        return False
+    same = all(module.compute_dtype in (None, model.dtype) for module in layers)
+    needed = sum(module.weight.quant_state.shape.numel() for module in layers) * model.dtype.itemsize
+    return same and needed <= psutil.virtual_memory().available // 4

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import ModelError
 from lora_eval.models.adapters import check_adapter
+from lora_eval.models.dense import dequantize_nf4, fits_dense
 from lora_eval.models.locate import read_config, resolve_model
 from lora_eval.models.quiet import no_bars, without_gptqmodel
 
@@ -169,7 +170,9 @@ def open_resident(
         check_adapter(adapter, base)
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype, quantization=quantization, device=device)
-    notes = (f"base quantized with bitsandbytes: {_shown(quantization)}",) if quantization else ()
+    notes: tuple[str, ...] = (
+        (f"base quantized with bitsandbytes: {_shown(quantization)}",) if quantization else ()
+    )
     arms: dict[str, str | None] = {base_name: None}
     # PEFT asks gptqmodel whether a layer is one of its own; for other bases that import is 2 s for nothing.
     is_gptq = getattr(model.config, "quantization_config", None) and not quantization
@@ -184,6 +187,12 @@ def open_resident(
     if peft is not None:
         peft.eval()
         keep_quantized_weights(peft)
+    if quantization and fits_dense(model):
+        # Last: PEFT chooses its layers by the class of the base's.
+        count = dequantize_nf4(model)
+        notes += (
+            f"{count} NF4 layers evaluated with their dequantized weights, the values they multiply by",
+        )
     return Resident(model, tokenizer, arms, peft=peft, notes=notes)
 
 

@@ -15,7 +15,7 @@ from lora_eval.models import Resident, package_versions
 from lora_eval.protocols import Progress
 from lora_eval.records import Divergence, Verification
 from lora_eval.schema import write_record
-from lora_eval.verify.arithmetic import convert, dequantize, floor_dtype
+from lora_eval.verify.arithmetic import convert, floor_dtype
 from lora_eval.verify.arms import ArmPath, arm_vocabulary
 from lora_eval.verify.divergence import batches, logits_of, tally
 from lora_eval.verify.prompts import Asked, answer, prompt_ids, read_prompts, sequences_fingerprint
@@ -57,8 +57,6 @@ def verify(
     rows = read_prompts(prompts, options.samples)
     expected = options.expected or ("near" if candidate.quantized and not reference.quantized else "equal")
     opened = reference.open(dtype=options.dtype, quantize=options.quantize)
-    if opened.device.type == "cpu":
-        dequantize(opened)
     length = max_length(opened) - options.new_tokens
     if length < 1:
         raise InputError(f"--new-tokens {options.new_tokens}: the model reads {max_length(opened)} tokens")
