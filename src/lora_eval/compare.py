@@ -218,8 +218,10 @@ def describe_suite(
 
 
 def run_timing(loaded: LoadedRun) -> dict[str, Any]:
-    """Return how long an arm took and how many prompt tokens it read."""
-    return {"wall_seconds": loaded.run.wall_seconds, "prompt_tokens": loaded.run.prompt_tokens}
+    """Return how long an arm took, how many prompt tokens it read, and what the engine did for them."""
+    run = loaded.run
+    timing: dict[str, Any] = {"wall_seconds": run.wall_seconds, "prompt_tokens": run.prompt_tokens}
+    return timing | (run.work.model_dump(exclude={"seconds"}) if run.work else {})
 
 
 def package_notes(runs: Mapping[str, LoadedRun]) -> list[str]:

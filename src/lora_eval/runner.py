@@ -89,8 +89,10 @@ def _work(engine: Engine, before: Counter[str]) -> Work | None:
     after = getattr(engine, "work", None)
     if after is None:
         return None
-    done = {name: after[name] - before[name] for name in Work.model_fields}
-    return Work(**done | {"seconds": round(done["seconds"], 3)})
+    done: dict[str, Any] = {name: after[name] - before[name] for name in Work.model_fields if name != "ratio"}
+    forwarded = done["forwarded_tokens"]
+    ratio = round(done["requested_tokens"] / forwarded, 3) if forwarded else None
+    return Work(**done | {"seconds": round(done["seconds"], 3), "ratio": ratio})
 
 
 def stored_run(folder: Path, wanted: Run) -> Run | None:

@@ -11,10 +11,11 @@ import pytest
 from lora_eval.engines.transformers import TransformersEngine, open_engine
 from lora_eval.errors import ControlFailed, InputError
 from lora_eval.evaluate import open_suite
-from lora_eval.evaluate.reference import check_reference, compare_rows, reference_line
+from lora_eval.evaluate.reference import check_reference, compare_rows
 from lora_eval.models import open_resident
 from lora_eval.protocols import Generation, Score
 from lora_eval.records import SampleRow
+from lora_eval.reports.controls import reference_line
 from lora_eval.suites.combined import CombinedSuite
 from lora_eval.suites.lm_eval import LmEvalSuite
 

@@ -274,18 +274,10 @@ def _margin(text: str) -> tuple[str, float]:
     return task, number
 
 
-def reference_lines(comparison: Comparison) -> list[str]:
-    """Return what stock lm-eval said otherwise, a line for each arm."""
-    from lora_eval.evaluate.reference import reference_line
-    from lora_eval.records import ReferenceCheck
-
-    found = comparison.controls.get("reference", {})
-    return [reference_line(ReferenceCheck.model_validate(check)) for check in found.values()]
-
-
 def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:
     from rich.console import Console
 
+    from lora_eval.reports.controls import reference_checks, reference_line
     from lora_eval.reports.terminal import print_comparison
     from lora_eval.reports.words import headline
     from lora_eval.schema import dump_record
@@ -296,6 +288,6 @@ def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) ->
         click.echo(headline(comparison))
     else:
         print_comparison(comparison, Console())
-    for note in (*comparison.notes, *reference_lines(comparison)):
+    for note in (*comparison.notes, *map(reference_line, reference_checks(comparison))):
         click.echo(note, err=True)
     click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.html'} and {out / 'report.md'}", err=True)

@@ -82,25 +82,6 @@ def compare_rows(
     )
 
 
-def reference_line(check: ReferenceCheck) -> str:
-    """Say in one line what the check found."""
-    parts = []
-    if check.max_difference is not None:
-        relative = check.max_relative_difference or 0.0
-        parts.append(
-            f"{check.log_likelihoods} log-likelihoods differ by at most {check.max_difference:.2g} nats "
-            f"({relative:.1e} of the value), {check.mean_difference:.2g} on average"
-        )
-    if check.choices:
-        parts.append(f"{check.choice_flips} of {check.choices} choices flip")
-    if check.texts:
-        parts.append(f"{check.text_differences} of {check.texts} texts differ")
-    if check.metrics:
-        parts.append(f"{check.metric_flips} of {check.metrics} yes/no figures differ")
-    rounded = "" if check.dtype == "float32" else f"; lm-eval itself rounds log-likelihoods to {check.dtype}"
-    return f"{check.arm} in {check.dtype} against lm-eval's own model: {'; '.join(parts)}{rounded}"
-
-
 def _labelled(progress: Progress, what: str) -> Progress:
     return lambda _, done, total: progress(what, done, total)
 

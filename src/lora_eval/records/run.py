@@ -59,8 +59,8 @@ class Work(Record):
     `requested_tokens` is what one request at a time would forward, `distinct_tokens` the size of the token
     tree of the same requests (each token once after equal predecessors; every generated token counts), and
     `forwarded_tokens` what went through the model. `stored_requests` were answered from earlier runs and
-    are in none of the token counts. Of `drafted_tokens`, `accepted_tokens` were right. `seconds` is time
-    inside the engine.
+    are in none of the token counts. `ratio` is requested over forwarded tokens, None where none was. Of
+    `drafted_tokens`, `accepted_tokens` were right. `seconds` is time inside the engine.
     """
 
     requests: int = 0
@@ -70,6 +70,7 @@ class Work(Record):
     forwarded_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    ratio: float | None = None
     seconds: float = 0.0
 
 
