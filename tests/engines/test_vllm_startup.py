@@ -17,6 +17,7 @@ import pytest
 
 from lora_eval.engines.vllm import VllmEngine, check_arguments, open_engine
 from lora_eval.engines.vllm_probe import (
+    TOLERANCES,
     Expected,
     Step,
     Tolerance,
@@ -267,6 +268,22 @@ def test_the_last_error_of_a_log_is_the_cause(tmp_path: Path) -> None:
     )
     assert last_error(log) == "einsum(): subscript b has size 3"
     assert last_error(tmp_path / "missing.log") == ""
+
+
+def test_rounding_of_16_bits_is_measured_for_the_model(tmp_path: Path) -> None:
+    from lora_eval.models import load_base
+
+    save_tiny_llama(tmp_path)
+    load_base(tmp_path, dtype="bfloat16").save_pretrained(tmp_path)  # weights that are the same in both
+    exact = learn(tmp_path, {}, base_name="base", dtype="float32")
+    half = learn(tmp_path, {}, base_name="base", dtype="bfloat16")
+    assert (exact.tolerance, exact.note) == (TOLERANCES["float32"], "")
+    pairs = zip(half.expected["base"].scores, exact.expected["base"].scores, strict=True)
+    apart = [abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
+    assert half.dtype == "bfloat16"
+    assert half.tolerance.mean == pytest.approx(max(TOLERANCES["bfloat16"].mean, 2 * sum(apart) / len(apart)))
+    assert half.tolerance.largest == pytest.approx(max(TOLERANCES["bfloat16"].largest, 2 * max(apart)))
+    assert bool(half.note) == (half.tolerance != TOLERANCES["bfloat16"])
 
 
 def test_an_nf4_base_and_options_of_ours_are_refused(tiny_llama: Path, tmp_path: Path) -> None:

@@ -113,6 +113,33 @@ def expected_of(resident: Resident, arm: str, probe: Probe) -> Expected:
     return Expected(scores, answers)
 
 
+def calibrate(resident: Resident, arm: str, probe: Probe, expected: Expected) -> tuple[Tolerance, str]:
+    """Return what counts as rounding for this model, and a note where that is more than usual.
+
+    In 16 bits twice what the dtype itself costs, measured against the same weights in float32: a small model
+    on unusual text was off by 0.37 nats in the mean, others by 0.03. The model is float32 afterwards.
+    """
+    import torch
+
+    usual = TOLERANCES[resident.dtype]
+    packed = any(hasattr(module, "qweight") for module in resident.model.modules())
+    if resident.dtype == "float32" or packed:
+        return usual, ""
+    with resident.activate(arm) as model, torch.inference_mode():
+        model.float()
+        exact = [value for request in probe.scores for value in _score(model, request)]
+    own = [value for row in expected.scores for value in row]
+    distances = [abs(a - b) for a, b in zip(own, exact, strict=True)]
+    mean, largest = fmean(distances), max(distances)
+    found = Tolerance(max(usual.mean, 2 * mean), max(usual.largest, 2 * largest))
+    if found == usual:
+        return usual, ""
+    return found, (
+        f"{resident.dtype} alone moves this model's log-probabilities by {mean:.2g} nats in the mean and "
+        f"{largest:.2g} at most on the start-up probe; smaller faults of vLLM are not seen (--dtype float32)"
+    )
+
+
 def _score(model: Any, request: ScoreRequest) -> tuple[float, ...]:
     import torch
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from lora_eval.engines.transformers import max_length
 from lora_eval.engines.vllm_probe import (
-    TOLERANCES,
     Expected,
     Probe,
+    Tolerance,
     Verdict,
+    calibrate,
     cannot_tell,
     expected_of,
     judge_answers,
@@ -41,7 +42,7 @@ _REMEDY = {
 @dataclass(frozen=True, slots=True)
 class Learned:
     """What transformers knows of the model: `expected` answers to the probe by arm, base first; `folders`
-    of the adapters; `defaults`, the model's own generation settings.
+    of the adapters; `defaults`, the model's own generation settings; `note`, on the tolerance.
     """
 
     dtype: str
@@ -52,6 +53,8 @@ class Learned:
     expected: dict[str, Expected]
     folders: dict[str, Path]
     on_cpu: bool
+    tolerance: Tolerance
+    note: str
 
     @property
     def base(self) -> str:
@@ -96,15 +99,20 @@ def learn(
         _save_identity(resident, identity)
         folders[IDENTITY] = identity
     probe = make_probe(resident.tokenizer, max_length(resident))
+    expected = {arm: expected_of(resident, arm, probe) for arm in arms}
+    # Last, because it leaves the model in float32.
+    tolerance, note = calibrate(resident, base_name, probe, expected[base_name])
     found = Learned(
         dtype=resident.dtype,
         max_length=max_length(resident),
         tokenizer=resident.tokenizer,
         defaults=resident.model.generation_config.to_dict(),
         probe=probe,
-        expected={arm: expected_of(resident, arm, probe) for arm in arms},
+        expected=expected,
         folders=folders,
         on_cpu=resident.device.type == "cpu",
+        tolerance=tolerance,
+        note=note,
     )
     del resident
     gc.collect()
@@ -150,10 +158,10 @@ def lora_rank(folders: Mapping[str, Path]) -> int:
 
 def settle(process: VllmProcess, learned: Learned) -> Settled:
     """Put the probe to vLLM and return how it may be used."""
-    found = Settled()
+    found = Settled(notes=[f"vllm: {learned.note}"] if learned.note else [])
     for arm, reason in process.refused.items():
         found.refused |= {(arm, kind): f"{reason}; {_REMEDY[False]}" for kind in found.width}
-    tolerance = TOLERANCES[learned.dtype]
+    tolerance = learned.tolerance
     for arm in learned.expected:
         if arm not in (learned.base, IDENTITY):
             note = cannot_tell(arm, learned.expected, tolerance, learned.base)
@@ -206,7 +214,7 @@ def _faults(
 
 
 def _ask(process: VllmProcess, learned: Learned, kind: str, arm: str, width: int | None) -> Verdict:
-    tolerance, adapter = TOLERANCES[learned.dtype], None if arm == learned.base else arm
+    tolerance, adapter = learned.tolerance, None if arm == learned.base else arm
     # The control that does nothing gives the base's own answers: that is no fault of it.
     others = {name: value for name, value in learned.expected.items() if IDENTITY not in (name, arm)}
     expected = {arm: learned.expected[arm]} | others
@@ -251,7 +259,7 @@ def _ask_mixed(process: VllmProcess, learned: Learned, found: Settled) -> None:
     for number, arm in enumerate(arms):
         answers = [_tokens(answer) for answer in told[number * each : (number + 1) * each]]
         expected = {arm: learned.expected[arm]} | learned.expected
-        verdict = judge_answers(answers, arm, expected, TOLERANCES[learned.dtype])
+        verdict = judge_answers(answers, arm, expected, learned.tolerance)
         if verdict.reason and (arm, GENERATE) not in found.refused:
             found.notes.append(
                 f"vllm: wrong answers of arm {arm} in batches of several arms, which this engine never makes "
