@@ -38,12 +38,6 @@ TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(as_byte
 ARMS = ("base", "tuned")
 
 
-class Storable(TransformersEngine):
-    """The engine with what the store wants to know of it."""
-
-    generation_digest = "sha256:g"
-
-
 @given(texts=TEXTS, parts=st.integers(1, 6), seed=st.integers(0, 9), new=st.integers(0, 9))
 def test_every_text_is_in_one_part_and_no_part_is_much_more_than_its_share(
     texts: list[bytes], parts: int, seed: int, new: int
@@ -227,7 +221,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 def answer(processes: Processes, folder: Path, base: str, adapter: str) -> None:
     """Ask everything twice; keep what this process got."""
-    inner = Storable(open_resident(Path(base), {"tuned": Path(adapter)}))
+    inner = TransformersEngine(open_resident(Path(base), {"tuned": Path(adapter)}))
     store = ResultStore(folder / "results.sqlite")
     heard: list[int] = []
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from lora_eval.protocols import Engine, Finished, GenerateRequest, Generation, P
 # How long a process waits for the slowest one. One that has died is noticed at once: its connection closes.
 _PATIENCE = timedelta(days=7)
 _BY_STATUS = {2: InputError, 3: CheckFailed}
+_PLANS = 4  # lists of requests that alternate while a suite runs
+_Plan = tuple[Sequence[Any], list[list[int]], str]  # requests, the places in each part, digest of all
 
 Value = TypeVar("Value")
 Request = TypeVar("Request", ScoreRequest, GenerateRequest)
@@ -157,7 +159,7 @@ class ParallelEngine:
         self.work: Counter[str] = Counter()
         self._engine = engine
         self._processes = processes
-        self._plan: tuple[Sequence[Any], list[list[int]], str] | None = None
+        self._plans: deque[_Plan] = deque(maxlen=_PLANS)
 
     @property
     def tokenizer(self) -> Any:
@@ -207,10 +209,7 @@ class ParallelEngine:
         progress: Progress,
         finished: Finished | None,
     ) -> list[Answer]:
-        # All arms get the same requests, so all get the same parts, and drafts lie where they are needed.
-        if self._plan is None or self._plan[0] != requests:
-            self._plan = (requests, *plan_parts(requests, self._processes.count))
-        _, parts, digest = self._plan
+        _, parts, digest = self._plan(requests)
         own = parts[self._processes.number]
 
         def heard(pairs: Sequence[tuple[int, Answer]]) -> None:
@@ -232,10 +231,23 @@ class ParallelEngine:
             answers.update(zip(part, given, strict=True))
         return [answers[place] for place in range(len(requests))]
 
+    def _plan(self, requests: Sequence[Any]) -> _Plan:
+        """The parts of these requests. All arms are asked the same, so drafts lie where they are needed."""
+        for plan in self._plans:
+            if plan[0] is requests or plan[0] == requests:
+                return plan
+        self._plans.append((requests, *plan_parts(requests, self._processes.count)))
+        return self._plans[-1]
+
     def _count(self, spent: Sequence[Mapping[str, float]]) -> None:
         for name in dict.fromkeys(name for each in spent for name in each):
             values = [each.get(name, 0) for each in spent]
             self.work[name] += max(values) if name == "seconds" else sum(values)  # type: ignore[assignment]
+
+
+def parallel(engine: Engine, processes: Processes) -> Engine:
+    """Return the engine shared by all processes, or as it is where there is one."""
+    return engine if processes.count == 1 else ParallelEngine(engine, processes)
 
 
 def plan_parts(requests: Sequence[ScoreRequest | GenerateRequest], parts: int) -> tuple[list[list[int]], str]:
