@@ -141,8 +141,8 @@ FAILURES = {
     "wrong_both": ((2, 0), 0, "own words"),
     "broken": ((1, 0), 0, "RuntimeError: a bug"),
     "other": ((1, 0), 0, "the processes do different things (work of 0; work of 1)"),
-    "killed": ((1, -signal.SIGKILL), 0, "process 0 of 2 has lost the others"),
-    "first_killed": ((-signal.SIGKILL, 1), 1, "process 1 of 2 has lost the others"),
+    "killed": ((2, -signal.SIGKILL), 0, "process 0 of 2 has lost the others"),
+    "first_killed": ((-signal.SIGKILL, 2), 1, "process 1 of 2 has lost the others"),
     "none": ((0, 0), 0, ""),
 }
 

@@ -54,7 +54,7 @@ class Processes:
 
         Raises:
             InputError, CheckFailed, LoraEvalError: `work` failed in another process (with its exit status),
-                that process has ended, or it is doing something else than this one. What `work` raises in
+                that process is gone, or it is doing something else than this one. What `work` raises in
                 this process comes out as it is.
         """
         try:
@@ -76,7 +76,7 @@ class Processes:
             return
         status = getattr(error, "exit_status", 1)
         told = str(error) if status in _BY_STATUS else "".join(traceback.format_exception(error))
-        with contextlib.suppress(LoraEvalError):  # they have ended; this process has its own error to raise
+        with contextlib.suppress(LoraEvalError):  # the others have ended; this one has its own error to raise
             self._exchange("", None, (status, told))
 
     def _exchange(self, what: str, value: Any, failure: tuple[int, str] | None = None) -> list[Any]:
@@ -87,9 +87,9 @@ class Processes:
             torch.distributed.all_gather_object(found, (what, value, failure), group=self._group)
         except RuntimeError as error:
             self._over = True
-            raise LoraEvalError(
-                f"process {self.number} of {self.count} has lost the others: one has ended (killed, out of "
-                "memory?); its own message, or the launcher's, says why"
+            raise InputError(
+                f"process {self.number} of {self.count} has lost the others: one was ended from outside; if "
+                "it was out of memory, start fewer (each holds its own copy of the model)"
             ) from error
         failures = {number: told for number, (_, _, told) in enumerate(found) if told is not None}
         asked = [name for name, _, _ in found]
