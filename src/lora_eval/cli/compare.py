@@ -50,6 +50,13 @@ _ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
 )
 @click.option("--add-original", is_flag=True, help="Add the unquantized base as the arm base-16bit.")
 @click.option("--engine", default="transformers", show_default=True, help="What computes; see `plugins`.")
+@click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of vLLM, by its own name (tensor_parallel_size=2); repeatable.",
+)
 @click.option("--batch-tokens", default="auto", metavar="auto|N", help="Tokens forwarded at once.")
 @click.option("--store", metavar="FILE|none", help="Answers of earlier runs; default: one for each user.")
 @click.option(
@@ -124,6 +131,7 @@ def _compare(
             "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
         )
     find_plugin("engine", options["engine"])
+    engine_options = dict(_engine_option(text) for text in options["engine_options"])
     arms = _arms(base, adapters, others, options)
     arms.check()
     progress("loading the tasks", 0, 1)
@@ -146,6 +154,7 @@ def _compare(
             progress=progress,
             batch_tokens=batch_tokens,
             engine=options["engine"],
+            engine_options=engine_options,
             store=store,
             check_reference=options["check_reference"],
         )
@@ -261,6 +270,17 @@ def _batch_tokens(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"--batch-tokens {text}: expected auto or a number above 0")
     return int(text)
+
+
+def _engine_option(text: str) -> tuple[str, Any]:
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--engine-option {text}: expected NAME=VALUE")
+    with contextlib.suppress(json.JSONDecodeError):
+        return name, json.loads(value)
+    return name, value
 
 
 def _margin(text: str) -> tuple[str, float]:

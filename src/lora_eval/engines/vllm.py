@@ -156,6 +156,11 @@ class VllmEngine:
         """Names of the arms, base first; the identity control is not among them."""
         return tuple(name for name in self._learned.expected if name != IDENTITY)
 
+    @property
+    def every_arm(self) -> tuple[str, ...]:
+        """Names of the arms with the identity control, where there is one."""
+        return tuple(self._learned.expected)
+
     def score(
         self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
     ) -> list[Score]:

@@ -6,72 +6,112 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_eval.engines.store import ResultStore
 from lora_eval.engines.stored import StorableEngine, StoredEngine
-from lora_eval.models import Resident, package_versions
-from lora_eval.protocols import Engine
+from lora_eval.evaluate.arms import Arms, FolderArm, choose_dtype
+from lora_eval.models import IDENTITY, Resident, open_folder, open_resident, package_versions
+from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Variant
 from lora_eval.registry import get
+from lora_eval.suites.reference import covered
 
 # Whose version may change the digits of an answer.
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel")
 
 
-class Scorers:
-    """Opens the engines of one comparison. `notes` is what the report must say: a fall-back, a lost store."""
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """An open engine with what a run's record must say about its model."""
 
-    def __init__(self, name: str, batch_tokens: int | None, store: ResultStore | None) -> None:
-        self._name = name
-        self._batch_tokens = batch_tokens
-        self._store = store
-        self._drafts: dict[bytes, tuple[int, ...]] = {}
-        self._fallbacks: dict[str, None] = {}
-        self._opened: tuple[Resident, Any] | None = None
+    engine: Any
+    notes: tuple[str, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided so far."""
-        return (*self._fallbacks, *(self._store.notes if self._store else ()))
-
-    def open(self, resident: Resident) -> Any:
-        """Return the engine for a model, opened once; it neither drafts nor remembers."""
-        if self._opened is None or self._opened[0] is not resident:
-            self._opened = (resident, self._open(resident))
-        engine = self._opened[1]
-        if hasattr(engine, "drafts"):
-            engine.drafts = None
-        return engine
-
-    def open_stored(
-        self, resident: Resident, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
-    ) -> Engine:
-        """Return the engine for these arms of a model, with drafts, behind the store."""
-        engine: Engine = self.open(resident)
-        if hasattr(engine, "drafts"):
-            engine.drafts = self._drafts
-        if self._store is None or not isinstance(engine, StorableEngine):
-            return engine
-        identities = {name: identity(resident, each, quantization) for name, each in variants.items()}
-        return StoredEngine(engine, self._store, identities)
+    def has_identity(self) -> bool:
+        """Whether it serves the adapter that does nothing."""
+        holder = getattr(self.engine, "resident", self.engine)
+        return IDENTITY in getattr(holder, "every_arm", self.engine.arms)
 
     def close(self) -> None:
-        """Forget the engine and its model: the next one needs the memory."""
-        self._opened = None
-        gc.collect()
+        """End what the engine started outside this process."""
+        if hasattr(self.engine, "close"):
+            self.engine.close()
 
-    def _open(self, resident: Resident) -> Any:
-        engine = get("engine", self._name)(resident, batch_tokens=self._batch_tokens)
-        reason = getattr(engine, "fallback_reason", None)
-        if reason is None:
+
+@dataclass(slots=True)
+class Scorers:
+    """Opens the engines of one comparison; `options` go to an engine that opens paths, by its own names."""
+
+    name: str
+    progress: Progress
+    batch_tokens: int | None = None
+    store: ResultStore | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    _drafts: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
+
+    def shared(self, arms: Arms, quantization: dict[str, Any] | None) -> Scorer:
+        """Return the engine of base and adapters, with the identity control where there are adapters."""
+        dtype, adapters = choose_dtype(arms), dict(arms.adapters)
+        factory = get("engine", self.name)
+        if opens_paths(factory):
+            return self._of_paths(factory, arms.base, adapters, base_name=arms.base_name, dtype=dtype,
+                                  quantization=quantization, identity_control=bool(adapters))  # fmt: skip
+        resident = open_resident(arms.base, adapters, base_name=arms.base_name, dtype=dtype,
+                                 quantization=quantization, identity_control=True)  # fmt: skip
+        return self._of_resident(factory, resident)
+
+    def folder(self, arm: FolderArm, dtype: str) -> Scorer:
+        """Return the engine of a merged or quantized folder, with one arm."""
+        factory = get("engine", self.name)
+        if opens_paths(factory):
+            return self._of_paths(factory, arm.path, base_name=arm.name, dtype=dtype)
+        return self._of_resident(factory, open_folder(arm.path, name=arm.name, dtype=dtype))
+
+    def stored(
+        self, scorer: Scorer, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
+    ) -> Engine:
+        """Return the engine with drafts, behind the store. Controls get the one without: they would compare
+        an answer with its copy.
+        """
+        engine: Engine = scorer.engine
+        if hasattr(engine, "drafts"):
+            engine.drafts = self._drafts
+        if self.store is None or not isinstance(engine, StorableEngine):
             return engine
-        from lora_eval.suites.reference import covered
+        resident: Resident = engine.resident  # type: ignore[attr-defined]
+        identities = {name: identity(resident, each, quantization) for name, each in variants.items()}
+        return StoredEngine(engine, self.store, identities)
 
-        arms = ", ".join(resident.arms)
-        self._fallbacks[f"{arms}: lm-eval's own path is used, for the engine '{self._name}' is not right for "
-                        f"this model ({reason})"] = None  # fmt: skip
-        return covered(engine)
+    def _of_paths(self, factory: Any, *places: Any, **settings: Any) -> Scorer:
+        engine = factory(
+            *places, **settings, batch_tokens=self.batch_tokens, progress=self.progress, **self.options
+        )
+        return Scorer(engine, tuple(engine.notes))
+
+    def _of_resident(self, factory: Any, resident: Resident) -> Scorer:
+        engine = factory(resident, batch_tokens=self.batch_tokens)
+        reason = getattr(engine, "fallback_reason", None)
+        if reason is not None:
+            arms = ", ".join(resident.arms)
+            self.notes += (
+                f"{arms}: lm-eval's own path is used, for the engine '{self.name}' is not right for this "
+                f"model ({reason})",
+            )
+        return Scorer(covered(engine), resident.notes)
+
+
+def opens_paths(factory: Any) -> bool:
+    """Whether an engine loads models itself, from their folders."""
+    return getattr(factory, "opens", "resident") == "paths"
+
+
+def release() -> None:
+    """Give back the memory of a model that nothing refers to any more: the next one needs it."""
+    gc.collect()
 
 
 def identity(resident: Resident, variant: Variant, quantization: dict[str, Any] | None) -> dict[str, Any]:

