@@ -52,7 +52,7 @@ _LINEAR: dict[str, Any] = {
     "linear_value_head_dim": 16,
 }
 
-# The configurations that must not fall back.
+# Through the engine's attention.
 WHOLE: dict[str, Case] = {
     "llama": ("llama", {}),
     "mistral": ("mistral", {"sliding_window": None}),
@@ -88,15 +88,7 @@ WHOLE: dict[str, Case] = {
     "arcee": ("arcee", {}),
     "apertus": ("apertus", {}),
 }
-MASKED: dict[str, Case] = {
-    "falcon": ("falcon", {"alibi": False}),
-    "falcon-groups": ("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}),
-    "gptj": ("gptj", _GPT2 | {"rotary_dim": 8}),
-    "codegen": ("codegen", _GPT2 | {"rotary_dim": 8, "n_ctx": 256}),
-    "deepseek_v2": ("deepseek_v2", _LATENT | _EXPERTS),
-    "deepseek_v3": ("deepseek_v3", _LATENT | _EXPERTS),
-    "minicpm3": ("minicpm3", _LATENT),
-    "jetmoe": ("jetmoe", _EXPERTS | {"kv_channels": 16}),
+WINDOWS: dict[str, Case] = {
     "mistral-window": ("mistral", _WINDOW),
     "phi3-window": ("phi3", _WINDOW),
     "starcoder2-window": ("starcoder2", _WINDOW),
@@ -108,11 +100,22 @@ MASKED: dict[str, Case] = {
             "layer_types": ["full_attention", "sliding_attention"],
         },
     ),
-    "gemma2": ("gemma2", _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0}),
     "gemma3": ("gemma3_text", _GEMMA),
     "cohere2": ("cohere2", _HEADS | _MIXED),
     "olmo3": ("olmo3", _HEADS | _MIXED),
     "exaone4": ("exaone4", _MIXED),
+}
+# Through their own attention: another interface, more than keys and values, or other keys in the cache.
+MASKED: dict[str, Case] = {
+    "falcon": ("falcon", {"alibi": False}),
+    "falcon-groups": ("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "gptj": ("gptj", _GPT2 | {"rotary_dim": 8}),
+    "codegen": ("codegen", _GPT2 | {"rotary_dim": 8, "n_ctx": 256}),
+    "deepseek_v2": ("deepseek_v2", _LATENT | _EXPERTS),
+    "deepseek_v3": ("deepseek_v3", _LATENT | _EXPERTS),
+    "minicpm3": ("minicpm3", _LATENT),
+    "jetmoe": ("jetmoe", _EXPERTS | {"kv_channels": 16}),
+    "gemma2": ("gemma2", _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0}),
     "gpt_oss": ("gpt_oss", _HEADS | _MIXED | _EXPERTS),
 }
 # Said from the configuration, by the model's own code, or by the numbers: (case, part of the reason).

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from lora_eval.engines import packs
-from lora_eval.engines.packs import layer_masks
+from lora_eval.engines.attention import TreePlan
+from lora_eval.engines.slots import Slots
 from lora_eval.engines.transformers import TransformersEngine
 from lora_eval.errors import ModelError
 from lora_eval.models import NF4, Resident, load_tokenizer, open_resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
 from tests.conftest import save_tiny_llama, save_tiny_tokenizer
-from tests.engines.architectures import MASKED, REFUSED, WHOLE, build_model
+from tests.engines.architectures import MASKED, REFUSED, WHOLE, WINDOWS, Case, build_model
 
 Values = dict[str, Any]
 NEW_TOKENS = 12
@@ -99,11 +100,33 @@ def check_numbers(engine: TransformersEngine) -> None:
     assert len(set(expected)) > 4
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *MASKED])
+@contextlib.contextmanager
+def _unprobed(monkeypatch: pytest.MonkeyPatch, mode: str) -> Iterator[None]:
+    """Within this, engines are opened as if the probe had found this way right."""
+    with monkeypatch.context() as patch:
+        patch.setattr("lora_eval.engines.probe.find_mode", lambda resident, max_length: (mode, None))
+        yield
+
+
+COVERED: dict[str, tuple[Case, str]] = {
+    **{name: (case, "fused") for name, case in (WHOLE | WINDOWS).items()},
+    **{name: (case, "masked") for name, case in MASKED.items()},
+}
+
+
+@pytest.mark.parametrize("name", COVERED)
 def test_numbers_are_the_models_own(name: str, tokenizer: Any) -> None:
-    model = build_model((WHOLE | MASKED)[name])
-    engine = TransformersEngine(Resident(model, tokenizer, {"base": None}), batch_tokens=48)
-    assert (engine.mode, engine.fallback_reason) == ("fused" if name in WHOLE else "masked", None)
+    case, mode = COVERED[name]
+    engine = TransformersEngine(Resident(build_model(case), tokenizer, {"base": None}), batch_tokens=48)
+    assert (engine.mode, engine.fallback_reason) == (mode, None)
+    check_numbers(engine)
+
+
+@pytest.mark.parametrize("name", ["llama", *WINDOWS])
+def test_masks_give_the_same_numbers(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, _ = COVERED[name]
+    with _unprobed(monkeypatch, "masked"):
+        engine = TransformersEngine(Resident(build_model(case), tokenizer, {"base": None}), batch_tokens=48)
     check_numbers(engine)
 
 
@@ -113,14 +136,6 @@ def test_what_a_tree_cannot_give_is_refused_with_a_reason(name: str, tokenizer: 
     engine = TransformersEngine(Resident(build_model(case), tokenizer, {"base": None}))
     assert engine.mode is None
     assert reason in str(engine.fallback_reason)
-
-
-@contextlib.contextmanager
-def _unprobed(monkeypatch: pytest.MonkeyPatch, mode: str) -> Iterator[None]:
-    """Within this, engines are opened as if the probe had found this way right."""
-    with monkeypatch.context() as patch:
-        patch.setattr("lora_eval.engines.probe.find_mode", lambda resident, max_length: (mode, None))
-        yield
 
 
 def _worst(engine: TransformersEngine) -> float:
@@ -145,16 +160,27 @@ def test_without_the_probe_mpt_is_silently_wrong(
 def test_a_window_longer_than_the_probe_is_still_tried(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, values = MASKED["mistral-window"]
+    kind, values = WINDOWS["mistral-window"]
     model = build_model((kind, values | {"sliding_window": 100}))
     resident = Resident(model, tokenizer, {"base": None})
-    assert TransformersEngine(resident).mode == "masked"
+    assert TransformersEngine(resident).mode == "fused"
     assert model.config.sliding_window == 100
-    # A mask that forgets the window is right for every sequence of the probe unless the window is narrowed.
-    monkeypatch.setattr(
-        packs, "layer_masks", lambda model, seen, distance: layer_masks(model, seen, 0 * distance)
-    )
+    # What forgets the window is right for every sequence of the probe, unless the window is narrowed.
+    attend, masks = TreePlan.attend, packs.layer_masks
+    monkeypatch.setattr(TreePlan, "attend", lambda *values: attend(*values[:-1], None))
+    assert TransformersEngine(resident).mode == "masked"
+    monkeypatch.setattr(packs, "layer_masks", lambda model, seen, distance: masks(model, seen, 0 * distance))
     assert "differ" in str(TransformersEngine(resident).fallback_reason)
+
+
+@pytest.mark.parametrize("error", [-1, 1])
+def test_numbers_that_are_wrong_in_decoding_only_are_seen(
+    error: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend = Slots.attend
+    monkeypatch.setattr(Slots, "attend", lambda *v: attend(*v[:-1], None if v[-1] is None else v[-1] + error))
+    model = build_model(WINDOWS["gemma3"])  # its greedy answers stay the same
+    assert TransformersEngine(Resident(model, tokenizer, {"base": None})).mode == "masked"
 
 
 def test_local_layers_wider_than_the_probe_are_refused(
@@ -189,9 +215,9 @@ def test_half_of_an_encoder_decoder_is_not_a_language_model(tokenizer: Any) -> N
 def test_16_bit_models_pass_within_their_own_noise(name: str, tokenizer: Any) -> None:
     import torch
 
-    model = build_model((WHOLE | MASKED)[name]).to(torch.bfloat16)
-    engine = TransformersEngine(Resident(model, tokenizer, {"base": None}))
-    assert engine.mode == ("fused" if name in WHOLE else "masked"), engine.fallback_reason
+    case, mode = COVERED[name]
+    engine = TransformersEngine(Resident(build_model(case).to(torch.bfloat16), tokenizer, {"base": None}))
+    assert (engine.mode, engine.fallback_reason) == (mode, None)
 
 
 def test_alibi_is_caught_in_16_bit(tokenizer: Any) -> None:

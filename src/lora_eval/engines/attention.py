@@ -2,7 +2,7 @@
 can see and few others.
 
 Registered with transformers under `NAME`; what is read is in the plan that `use` puts in force. A model whose
-attention needs more than keys, values and a scale (a window, soft-capping, sinks) raises here, and is then
+attention needs more than keys, values, a scale and a window (soft-capping, sinks) raises here, and is then
 evaluated with masks through its own attention.
 """
 
@@ -25,16 +25,24 @@ NAME = "lora_eval"
 # Query rows that are computed together. Fewer rows waste fewer columns on what they cannot see; below some
 # hundred the matrix product loses more than that (docs/engine.md).
 _ROWS = {"cpu": 128, "cuda": 1024}
-_PLAIN = {"position_bias", "sliding_window", "softcap", "s_aux"}
+_MORE = {"position_bias", "softcap", "s_aux"}
 
 
 class Plan(Protocol):
     """What a forward pass attends to."""
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None = None,
     ) -> torch.Tensor:
-        """Return the attention's output (B, T, heads, width)."""
+        """Return the attention's output (B, T, heads, width); with a window, a token sees itself and the
+        `window - 1` tokens before it.
+        """
 
 
 class TreePlan:
@@ -45,44 +53,60 @@ class TreePlan:
     def __init__(self, depths: Ints, cache: PathCache, device: torch.device) -> None:
         self._cache = cache
         self._device = device
+        self._depths = depths
         self._attach = np.minimum.accumulate(depths)  # how much of the path each token sees
         self._ends = subtree_ends(depths)
         self._blocks = list(_blocks(depths, self._attach, _ROWS.get(device.type, _ROWS["cuda"])))
-        self._masks: list[torch.Tensor | None] = []
+        self._masks: dict[int | None, list[torch.Tensor | None]] = {}
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None = None,
     ) -> torch.Tensor:
         """Query (1, heads, N, width); key and value (1, kv heads, N, width) are the pack's own."""
         _, heads, rows, width = query.shape
         kv_heads = key.shape[1]
         group = heads // kv_heads
-        if not self._masks:
-            self._masks = [self._mask(*block, group, query.dtype) for block in self._blocks]
+        if window not in self._masks:
+            self._masks[window] = [self._mask(*block, group, query.dtype, window) for block in self._blocks]
         output = query.new_empty(1, rows, heads, value.shape[-1])
         path = self._cache.path.get(layer)
-        for (first, last, origin), mask in zip(self._blocks, self._masks, strict=True):
+        for (first, last, origin), mask in zip(self._blocks, self._masks[window], strict=True):
             keys, values = key[:, :, origin:last], value[:, :, origin:last]
-            seen = int(self._attach[first])
-            if seen and path is not None:
-                keys = torch.cat((path[0][:, :, :seen], keys), dim=2)
-                values = torch.cat((path[1][:, :, :seen], values), dim=2)
+            low, high = self._on_path(first, last, window)
+            if low < high and path is not None:
+                keys = torch.cat((path[0][:, :, low:high], keys), dim=2)
+                values = torch.cat((path[1][:, :, low:high], values), dim=2)
             # The heads that share keys stand as more rows of one head: the keys need not be repeated.
             grouped = query[:, :, first:last].reshape(1, kv_heads, group * (last - first), width)
             found = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
             output[:, first:last] = found.view(1, heads, last - first, -1).transpose(1, 2)
         return output
 
+    def _on_path(self, first: int, last: int, window: int | None) -> tuple[int, int]:
+        """Return which part of the path some of rows `first` to `last` see."""
+        low = 0 if window is None else max(0, int(self._depths[first:last].min()) - window + 1)
+        return low, max(low, int(self._attach[first]))
+
     def _mask(
-        self, first: int, last: int, origin: int, group: int, dtype: torch.dtype
+        self, first: int, last: int, origin: int, group: int, dtype: torch.dtype, window: int | None
     ) -> torch.Tensor | None:
         """What rows `first` to `last` see of the path and of the pack from `origin` on, as 0 or -inf."""
         rows = np.arange(first, last)[:, None]
         columns = np.arange(origin, last)[None, :]
-        seen = int(self._attach[first])
-        on_path = np.arange(seen)[None, :] < self._attach[first:last, None]
+        places = np.arange(*self._on_path(first, last, window))[None, :]
+        on_path = places < self._attach[first:last, None]
         in_pack = (columns <= rows) & (rows < self._ends[None, origin:last])
-        visible = torch.from_numpy(np.concatenate((on_path, in_pack), axis=1))
+        seen = np.concatenate((on_path, in_pack), axis=1)
+        if window is not None:
+            depths = np.concatenate((places, self._depths[None, origin:last]), axis=1)
+            seen &= self._depths[first:last, None] - depths < window
+        visible = torch.from_numpy(seen)
         if bool(visible.all()):
             return None
         mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
@@ -133,10 +157,9 @@ def installed(model: Any) -> Iterator[None]:
     """Within this, the model's layers attend through `NAME`.
 
     Raises:
-        NotImplementedError: some of them do not see the whole path.
+        NotImplementedError: some of them see neither the whole path nor a window of it.
     """
-    if architecture.layer_kinds(model) != {"full_attention"}:
-        raise NotImplementedError("attention with a window")
+    architecture.layer_kinds(model)
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -159,13 +182,16 @@ def attention(
     """Attend as the plan in force says; the signature is transformers'.
 
     Raises:
-        NotImplementedError: the layer asks for more than keys, values and a scale.
+        NotImplementedError: the layer asks for more than keys, values, a scale and a window, or nothing says
+            what is to be seen.
     """
-    asked = sorted(name for name in _PLAIN if options.get(name) is not None)
-    window = getattr(module, "sliding_window", None)
-    if asked or window or dropout or getattr(module, "is_causal", True) is False:
-        raise NotImplementedError(f"attention with {', '.join(asked) or 'a window, dropout or no order'}")
-    return _current[-1].attend(module.layer_idx, query, key, value, scaling), None
+    asked = sorted(name for name in _MORE if options.get(name) is not None)
+    if asked or dropout or getattr(module, "is_causal", True) is False:
+        raise NotImplementedError(f"attention with {', '.join(asked) or 'dropout or no order'}")
+    if not _current:
+        raise NotImplementedError("attention with no plan in force: forward packs or slots within `use`")
+    window = options.get("sliding_window")
+    return _current[-1].attend(module.layer_idx, query, key, value, scaling, window), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -58,8 +58,8 @@ class Slots(DynamicCache):  # type: ignore[misc]
         lengths = torch.tensor(self.lengths)
         self._where = (torch.arange(self.used, device=device), lengths.to(device))
         self._width = int(lengths.max()) + 1
-        hidden = torch.arange(self._width)[None] > lengths[:, None]  # (rows, width)
-        self._hidden = hidden.to(device) if bool(hidden.any()) else None
+        self._device = device
+        self._hidden: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
     def end_step(self) -> None:
         """Count the token that each row has got."""
@@ -87,7 +87,13 @@ class Slots(DynamicCache):  # type: ignore[misc]
         return (distance >= 0)[:, None, None], distance[:, None, None]
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None = None,
     ) -> torch.Tensor:
         """Return the output (rows, 1, heads, width) for queries (rows, heads, 1, width).
 
@@ -98,22 +104,36 @@ class Slots(DynamicCache):  # type: ignore[misc]
         keys, values = (buffer[:rows, :, : self._width] for buffer in self._buffers[layer])
         kv_heads = keys.shape[1]
         grouped = query.view(rows, kv_heads, heads // kv_heads, width)
-        scores = grouped @ keys.transpose(2, 3)  # (rows, kv heads, group, L)
-        if self._hidden is not None:
-            scores = scores.masked_fill(self._hidden[:, None, None], float("-inf"))
+        scores = self._hide(_products(grouped, keys), 0, window)  # (rows, kv heads, group, L)
         factor = width**-0.5 if scale is None else scale
         if layer not in self._prefix:
-            weights = torch.softmax(scores.float() * factor, dim=-1).to(query.dtype)
+            weights = torch.softmax(scores * factor, dim=-1).to(query.dtype)
             return (weights @ values).reshape(rows, 1, heads, -1)
         prefix_keys, prefix_values = (part[0] for part in self._prefix[layer])  # (kv heads, P, width)
         together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)  # (kv heads, rows * group, width)
-        before = (together @ prefix_keys.transpose(1, 2)).view(kv_heads, rows, -1, prefix_keys.shape[1])
-        joined = torch.cat((before.transpose(0, 1), scores), dim=-1)
-        weights = torch.softmax(joined.float() * factor, dim=-1).to(query.dtype)
+        before = _products(together, prefix_keys).view(kv_heads, rows, -1, prefix_keys.shape[1])
+        before = before.transpose(0, 1)  # (rows, kv heads, group, P)
+        if window is not None:
+            before = self._hide(before, before.shape[-1], window)
+        joined = torch.cat((before, scores), dim=-1)
+        weights = torch.softmax(joined * factor, dim=-1).to(query.dtype)
         own = weights[..., before.shape[-1] :] @ values
         shared = weights[..., : before.shape[-1]].transpose(0, 1).reshape(kv_heads, -1, before.shape[-1])
         of_prefix = (shared @ prefix_values).view(kv_heads, rows, -1, values.shape[-1]).transpose(0, 1)
         return (own + of_prefix).reshape(rows, 1, heads, -1)
+
+    def _hide(self, scores: torch.Tensor, before: int, window: int | None) -> torch.Tensor:
+        """Set scores (rows, kv heads, group, keys) to -inf where a row must not see the key. The first key
+        stands `before` places before the rows' own first ones.
+        """
+        kind = (before, window)
+        if kind not in self._hidden:
+            lengths = torch.tensor(self.lengths)[:, None]
+            distance = lengths + before - torch.arange(scores.shape[-1])[None]  # (rows, keys)
+            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+            self._hidden[kind] = hidden.to(self._device)[:, None, None] if bool(hidden.any()) else None
+        mask = self._hidden[kind]
+        return scores if mask is None else scores.masked_fill(mask, float("-inf"))
 
     def _buffer(self, layer: int, like: KeyValue) -> KeyValue:
         if layer not in self._buffers:
@@ -122,3 +142,10 @@ class Slots(DynamicCache):  # type: ignore[misc]
             )
             self._buffers[layer] = (keys, values)
         return self._buffers[layer]
+
+
+def _products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the products (..., queries, keys) in float32, as fused kernels keep them: in bfloat16 a score of
+    50 is rounded by up to 0.125, which is an eighth of a weight.
+    """
+    return query.float() @ keys.float().transpose(-1, -2)
