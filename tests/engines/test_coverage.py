@@ -207,8 +207,8 @@ def test_rotations_that_change_with_the_length_limit_it(tokenizer: Any) -> None:
 def test_half_of_an_encoder_decoder_is_not_a_language_model(tokenizer: Any) -> None:
     values = {"d_model": 64, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 96}
     model = build_model(("bart", values | {"forced_eos_token_id": None}))
-    engine = TransformersEngine(Resident(model, tokenizer, {"base": None}))
-    assert engine.fallback_reason == "bart is an encoder-decoder model"
+    with pytest.raises(ModelError, match="model_type is 'bart', an encoder-decoder model"):
+        TransformersEngine(Resident(model, tokenizer, {"base": None}))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "olmoe", "deepseek_v3", "gpt_oss"])

@@ -105,10 +105,15 @@ def check_length(model: Any, tokens: int) -> None:
         )
 
 
-def encoder_decoder(model: Any) -> str | None:
-    """Say so where lm-eval reads this kind of model as an encoder and a decoder (its rule); or None."""
+def refuse_encoder_decoder(model: Any) -> None:
+    """Raise ModelError where lm-eval reads this kind of model as an encoder and a decoder (its rule): loaded as
+    a causal language model it is the decoder alone, and no path gives the model's numbers.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as NAMES
 
-    if model.config.model_type in NAMES or getattr(model.config, "is_encoder_decoder", False):
-        return f"{model.config.model_type} is an encoder-decoder model"
-    return None
+    kind = model.config.model_type
+    if kind in NAMES or getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model_type is '{kind}', an encoder-decoder model; expected a decoder-only language model: "
+            "evaluate this one with lm-eval itself"
+        )

@@ -34,9 +34,11 @@ Steps = dict[tuple[int, int], list[float]]
 def find_mode(resident: Resident, max_length: int) -> tuple[str | None, str | None]:
     """Return how the model is to be evaluated: `fused` (our attention), `masked` (its own, with masks), or
     None with the reason why neither is right.
+
+    Raises:
+        ModelError: this is the decoder of an encoder-decoder model.
     """
-    if reason := architecture.encoder_decoder(resident.model):
-        return None, reason
+    architecture.refuse_encoder_decoder(resident.model)
     known: dict[str, _Plain] = {arm: _Plain() for arm in resident.arms}
     reasons: list[str] = []
     for mode in ("fused", "masked"):
