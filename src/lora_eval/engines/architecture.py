@@ -106,8 +106,8 @@ def check_length(model: Any, tokens: int) -> None:
 
 
 def refuse_encoder_decoder(model: Any) -> None:
-    """Raise ModelError where lm-eval reads this kind of model as an encoder and a decoder (its rule): loaded as
-    a causal language model it is the decoder alone, and no path gives the model's numbers.
+    """Raise ModelError where lm-eval reads this kind of model as an encoder and a decoder (its rule): loaded
+    as a causal language model it is the decoder alone, and no path gives the model's numbers.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as NAMES
 
