@@ -192,11 +192,16 @@ def test_local_layers_wider_than_the_probe_are_refused(
     assert TransformersEngine(resident).mode == "masked"  # short sequences do not show it
 
 
-def test_rotations_that_change_with_the_length_limit_it(tokenizer: Any) -> None:
+def test_rotations_that_change_with_the_length_are_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rotation = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64}
     factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
     model = build_model(("llama", {"rope_parameters": rotation | factors}))
-    engine = TransformersEngine(Resident(model, tokenizer, {"base": None}))
+    resident = Resident(model, tokenizer, {"base": None})
+    assert "beyond 64 tokens" in str(TransformersEngine(resident).fallback_reason)
+    with _unprobed(monkeypatch, "fused"):
+        engine = TransformersEngine(resident)
     short = [request for request in _score_requests() if len(request.context_ids) < 50]
     for request, score in zip(short, engine.score("base", short, _silent), strict=True):
         assert score.log_likelihood == pytest.approx(_alone(model, request)[0], rel=1e-5)

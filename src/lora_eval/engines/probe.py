@@ -39,6 +39,9 @@ def find_mode(resident: Resident, max_length: int) -> tuple[str | None, str | No
         ModelError: this is the decoder of an encoder-decoder model.
     """
     architecture.refuse_encoder_decoder(resident.model)
+    limit = architecture.length_limit(resident.model)
+    if limit is not None and limit < max_length:
+        return None, f"sequences beyond {limit} tokens rotate all their positions in another way"
     known: dict[str, _Plain] = {arm: _Plain() for arm in resident.arms}
     reasons: list[str] = []
     for mode in ("fused", "masked"):
