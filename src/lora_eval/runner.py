@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.parallel import ALONE, Processes
 from lora_eval.models import hardware_info, package_versions
 from lora_eval.protocols import Engine, Progress, Suite
 from lora_eval.records import Run, Variant, Work
@@ -39,10 +40,12 @@ def run_suite(
     limit: int | None = None,
     seeds: dict[str, int] | None = None,
     notes: tuple[str, ...] = (),
+    processes: Processes = ALONE,
 ) -> Run:
     """Score the suite on the arm and store `run.json` and `samples.parquet` in `folder`.
 
-    Where the folder holds the same run (weights, suite, numbers, settings, packages), it is returned.
+    Where the folder holds the same run (weights, suite, numbers, settings, packages), it is returned. Of
+    several processes the first reads and writes; all return the same.
 
     Raises:
         TaskError: a task does not fit the model (see the suite).
@@ -59,10 +62,10 @@ def run_suite(
         seeds=seeds or {},
         limit=limit,
         packages=package_versions(),
-        hardware=hardware_info(),
+        hardware=hardware_info() | ({"processes": processes.count} if processes.count > 1 else {}),
         notes=notes,
     )
-    stored = stored_run(folder, wanted)
+    stored = processes.first(f"{arm}: stored run", lambda: stored_run(folder, wanted))
     if stored is not None:
         progress(f"{arm}: kept from the run before", 1, 1)
         return stored
@@ -80,8 +83,12 @@ def run_suite(
             "notes": (*notes, *result.notes),
         }
     )
-    write_run(folder, run, result.rows)
-    return run
+
+    def write() -> Run:
+        write_run(folder, run, result.rows)
+        return run
+
+    return processes.first(f"{arm}: storing", write)
 
 
 def _work(engine: Engine, before: Counter[str]) -> Work | None:

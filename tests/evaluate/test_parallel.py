@@ -1,74 +1,84 @@
-"""A suite under `accelerate launch`: two CPU processes give what one gives.
-
-`python -m tests.evaluate.test_parallel JOB FOLDER BASE ADAPTER TASKS` is what each of the processes runs.
-"""
+"""`lora-eval compare` under `accelerate launch`: two CPU processes give what one gives."""
 
 from __future__ import annotations
 
+import json
 import math
-import pickle
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_eval.engines.parallel import ParallelEngine, Processes, connected
-from lora_eval.engines.transformers import TransformersEngine
-from lora_eval.errors import InputError
-from lora_eval.evaluate import open_suite
-from lora_eval.models import open_resident
-from lora_eval.protocols import Engine, SuiteResult
+from lora_eval.records import LoadedRun
 from lora_eval.resources import resource_folder
-from tests.conftest import CHECKOUT, Result
+from lora_eval.runstore import read_run
+from tests.conftest import Result
 
-NAMES = ("t_choice", "t_generate", "t_rolling", "t_last")
 ARMS = ("base", "tuned")
 
 
 @pytest.fixture
-def launch(
-    run_python: Callable[..., Result], tiny_llama: Path, tiny_adapter: Path, tasks: Path, tmp_path: Path
-) -> Callable[[str], Result]:
-    def call(job: str) -> Result:
+def arguments(tiny_llama: Path, tiny_adapter: Path, tasks: Path) -> list[object]:
+    names = "t_choice,t_generate,t_rolling,t_last"
+    arms = ["--base", tiny_llama, "--adapter", f"tuned={tiny_adapter}"]
+    return ["compare", *arms, "--tasks", names, "--include-path", tasks, "--check-reference", 4, "--json"]
+
+
+@pytest.fixture
+def launch(run_python: Callable[..., Result]) -> Callable[..., Result]:
+    def call(*arguments: object) -> Result:
         file = resource_folder("templates") / "accelerate" / "cpu-two.yaml"
         options = ["--config_file", file, "--main_process_port", "0"]
-        own = ["-m", __name__, job, tmp_path, tiny_llama, tiny_adapter, tasks]
-        return run_python("-m", "accelerate.commands.launch", *options, *own, cwd=CHECKOUT)
+        return run_python("-m", "accelerate.commands.launch", *options, "-m", "lora_eval", *arguments)
 
     return call
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(
-    launch: Callable[[str], Result], tiny_llama: Path, tiny_adapter: Path, tasks: Path, tmp_path: Path
+    launch: Callable[..., Result], run_cli: Callable[..., Result], arguments: list[object], tmp_path: Path
 ) -> None:
-    done = launch("all")
-    assert done.status == 0, done.stderr
-    first, second = (pickle.loads((tmp_path / f"{number}.pickle").read_bytes()) for number in range(2))
-    assert first == second
-    one = run_all(TransformersEngine(open_resident(tiny_llama, {"tuned": tiny_adapter})), tasks)
-    assert list(first) == list(one)
-    for key, wanted in one.items():
-        got: SuiteResult = first[key]
-        assert got.rows == [approximately(row) for row in wanted.rows]
-        for figure, expected in zip(got.results, wanted.results, strict=True):
+    found: list[dict[str, LoadedRun]] = []
+    for name, run in (("two", launch), ("one", run_cli)):
+        done = run(*arguments, "--out", tmp_path / name, "--store", tmp_path / f"{name}.sqlite")
+        assert done.status == 0, done.stderr
+        assert json.loads(done.stdout) == json.loads((tmp_path / name / "comparison.json").read_text("utf-8"))
+        assert done.stderr.count("wrote ") == 1  # one process speaks
+        assert done.stderr.count("against lm-eval's own model") == len(ARMS)
+        found.append({arm: read_run(tmp_path / name / "runs" / arm) for arm in ARMS})
+    for arm in ARMS:
+        two, one = (runs[arm] for runs in found)
+        assert two.rows == [approximately(row) for row in one.rows]
+        for figure, expected in zip(two.run.results, one.run.results, strict=True):
             if expected.metric.endswith("perplexity"):  # a log-likelihood's exponential
                 assert math.log(figure.value) == pytest.approx(math.log(expected.value), rel=1e-6)
                 figure = figure.model_copy(update={"value": expected.value})
             assert figure == expected.model_copy(update={"value": pytest.approx(expected.value, rel=1e-6)})
-        assert (got.task_versions, got.notes) == (wanted.task_versions, wanted.notes)
-    assert len(one["tuned", 1].rows) < len(one["tuned", None].rows)
+        assert two.run.hardware["processes"] == 2
+        assert two.run.work.requests == one.run.work.requests
+        assert two.run.work.requested_tokens == one.run.work.requested_tokens
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_launch(launch: Callable[[str], Result], tmp_path: Path) -> None:
-    done = launch("fail")
+def test_a_fault_is_said_once(launch: Callable[..., Result], arguments: list[object], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("not a comparison", "utf-8")
+    done = launch(*arguments, "--out", tmp_path)
     assert done.status != 0
-    assert "Error: process 1: the second process cannot open its model" in done.stderr
-    assert not list(tmp_path.glob("*.pickle"))
+    assert done.stderr.count("not empty, and no comparison") == 1
+    assert done.stdout == ""
+
+
+def test_one_process_where_two_were_asked_for(
+    run_cli: Callable[..., Result], arguments: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    done = run_cli(*arguments, "--out", tmp_path / "out")
+    assert done.status == 2
+    assert "asked for several processes and started one" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def approximately(row: Any) -> Any:
@@ -76,37 +86,3 @@ def approximately(row: Any) -> Any:
     near = {name: None if x is None else pytest.approx(x, rel=1e-6) for name, x in row.metrics.items()}
     values = tuple(pytest.approx(x, rel=1e-6) for x in row.log_likelihoods)
     return replace(row, metrics=near, log_likelihoods=values)
-
-
-def run_all(engine: Engine, tasks: Path) -> dict[tuple[str, int | None], SuiteResult]:
-    """The tasks on both arms: all items, and one of each task (then a process may have nothing to do)."""
-    found = {}
-    for limit in (None, 1):
-        suite = open_suite(tasks=NAMES, include_path=str(tasks), limit=limit)
-        for arm in ARMS:
-            found[arm, limit] = suite.run(engine, arm, lambda what, done, total: None)
-    return found
-
-
-def main(arguments: Sequence[str]) -> int:
-    job, *folders = arguments
-    try:
-        with connected() as processes:
-            if job == "fail" and not processes.is_first:
-                raise InputError("the second process cannot open its model")
-            processes.together("opening", lambda: None)
-            work(processes, *map(Path, folders))
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
-
-
-def work(processes: Processes, folder: Path, base: Path, adapter: Path, tasks: Path) -> None:
-    engine = TransformersEngine(open_resident(base, {"tuned": adapter}))
-    found = run_all(ParallelEngine(engine, processes), tasks)
-    (folder / f"{processes.number}.pickle").write_bytes(pickle.dumps(found))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

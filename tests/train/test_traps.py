@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_eval.errors import InputError
-from lora_eval.train.processes import check_launch, check_started
+from lora_eval.models.processes import check_launch
+from lora_eval.train.processes import check_started
 from tests.train.conftest import adapter_bytes
 
 

@@ -12,6 +12,7 @@ import click
 from lora_eval.errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from lora_eval.engines.parallel import Processes
     from lora_eval.engines.store import ResultStore
     from lora_eval.evaluate import Arms, FolderArm
     from lora_eval.records import Comparison
@@ -94,6 +95,11 @@ def command(
 
     OUT holds comparison.json, report.html, report.md and runs/ARM/.
 
+    Several processes, each with its own copy of the model, share the work:
+
+    \b
+      accelerate launch --config_file templates/accelerate/cpu-two.yaml -m lora_eval compare ...
+
     \b
     Example:
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
@@ -101,10 +107,17 @@ def command(
       lora-eval compare --base ./base --adapter ./adapter --arm shipped=merged:./merged --suite pocket
     """
     from lora_eval.cli.progress import progress_bar
+    from lora_eval.engines.parallel import connected
+    from lora_eval.models.processes import check_launch
     from lora_eval.models.quiet import quiet
 
-    with progress_bar(not silent) as progress, quiet(verbose):
-        comparison = _compare(base, adapters, others, out, options, progress)
+    check_launch()
+    with connected() as processes:
+        shown = not silent and processes.is_first
+        with progress_bar(shown) as progress, quiet(verbose):
+            comparison = _compare(base, adapters, others, out, options, progress, processes)
+    if comparison is None:
+        return  # the first process says it
     _print(comparison, out, as_json=as_json, silent=silent)
 
 
@@ -115,12 +128,14 @@ def _compare(
     out: Path,
     options: dict[str, Any],
     progress: Any,
-) -> Comparison:
+    processes: Processes,
+) -> Comparison | None:
+    """Return the comparison that was written; None in processes other than the first."""
     from lora_eval.compare import compare_loaded, load_runs, write_comparison
     from lora_eval.evaluate import evaluate_arms, open_suite
     from lora_eval.registry import find_plugin
 
-    check_out(out)
+    processes.first("checking --out", lambda: check_out(out))
     batch_tokens = _batch_tokens(options["batch_tokens"])
     margins = dict(_margin(text) for text in options["margins"])
     tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
@@ -146,7 +161,7 @@ def _compare(
     )
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
-    with open_store(options["store"]) as store:
+    with open_store(options["store"], spoken=processes.is_first) as store:
         found = evaluate_arms(
             arms,
             suite,
@@ -157,7 +172,10 @@ def _compare(
             engine_options=engine_options,
             store=store,
             check_reference=options["check_reference"],
+            processes=processes,
         )
+    if not processes.is_first:
+        return None
     runs = load_runs(found.runs)
     comparison = compare_loaded(
         runs,
@@ -195,7 +213,7 @@ def check_out(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_store(place: str | None) -> Iterator[ResultStore | None]:
+def open_store(place: str | None, *, spoken: bool = True) -> Iterator[ResultStore | None]:
     """Yield the store at a path, the user's own (None), or nothing (`none`).
 
     Raises:
@@ -212,7 +230,8 @@ def open_store(place: str | None) -> Iterator[ResultStore | None]:
     except OutputError as error:
         if place:
             raise
-        click.echo(f"answers are not kept for later runs: {error}", err=True)
+        if spoken:
+            click.echo(f"answers are not kept for later runs: {error}", err=True)
         yield None
         return
     with store:

@@ -54,7 +54,7 @@ def command(
     Example:
       lora-eval train --recipe mine.yaml --base ./base --out adapters/mine training.learning_rate=1e-4
     """
-    from lora_eval.train.processes import rank
+    from lora_eval.models.processes import rank
 
     first = rank() == 0
     started = time.perf_counter()
@@ -88,8 +88,8 @@ def _train(
     shown: bool,
 ) -> TrainResult:
     from lora_eval.cli.progress import progress_bar
+    from lora_eval.models.processes import check_launch
     from lora_eval.models.quiet import quiet, without_gptqmodel
-    from lora_eval.train.processes import check_launch
 
     check_launch()
     # From the first import on: the libraries log while they are imported.

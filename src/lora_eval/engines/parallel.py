@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from lora_eval.engines.tree import as_bytes, common_length
 from lora_eval.errors import CheckFailed, InputError, LoraEvalError
+from lora_eval.models.processes import world_size
 from lora_eval.protocols import Engine, Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 
 # How long a process waits for the slowest one. One that has died is noticed at once: its connection closes.
@@ -116,7 +117,7 @@ def connected(environment: Mapping[str, str] = os.environ) -> Iterator[Processes
     Where the block fails and the first process knows of it, the others end here, with status 0: a launcher
     kills every process as soon as one ends with an error, and the first still has to say what happened.
     """
-    if int(environment.get("WORLD_SIZE", "1")) == 1:
+    if world_size(environment) == 1:
         yield ALONE
         return
     import torch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lora_eval.engines.parallel import ALONE, Processes, parallel
 from lora_eval.errors import ControlFailed, InputError
 from lora_eval.evaluate.controls import AnySuite
 from lora_eval.models import Resident
@@ -16,7 +17,14 @@ from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import SampleRow
 
 
-def check_reference(engine: Engine, suite: AnySuite, arm: str, k: int, progress: Progress) -> ReferenceCheck:
+def check_reference(
+    engine: Engine,
+    suite: AnySuite,
+    arm: str,
+    k: int,
+    progress: Progress,
+    processes: Processes = ALONE,
+) -> ReferenceCheck:
     """Answer about `k` items of the suite (evenly spaced, at least one of every task) on `arm` twice, by the
     engine and by stock lm-eval at batch size 1 on the same model, and count what differs.
 
@@ -36,7 +44,7 @@ def check_reference(engine: Engine, suite: AnySuite, arm: str, k: int, progress:
 
     # `sample` counts items of each entry; K is for all of them together.
     each = max(1, k // len(suite.record.entries()))
-    stock = ReferenceEngine(resident, softmax_dtype=None)
+    stock = parallel(ReferenceEngine(resident, softmax_dtype=None), processes)
     ours = suite.run(engine, arm, _labelled(progress, "reference check"), sample=each).rows
     theirs = suite.run(stock, arm, _labelled(progress, "reference check, lm-eval"), sample=each).rows
     return compare_rows(ours, theirs, arm=arm, engine=engine.name, dtype=engine.dtype)

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_eval.engines.parallel import ALONE, Processes, parallel
 from lora_eval.engines.store import ResultStore
 from lora_eval.engines.stored import StorableEngine, StoredEngine
+from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import Arms, FolderArm, choose_dtype
 from lora_eval.models import IDENTITY, Resident, open_folder, open_resident, package_versions
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Variant
 from lora_eval.registry import get
-from lora_eval.suites.reference import covered
+from lora_eval.suites.reference import ReferenceEngine
 
 # Whose version may change the digits of an answer.
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel")
@@ -50,6 +52,7 @@ class Scorers:
     batch_tokens: int | None = None
     store: ResultStore | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    processes: Processes = ALONE
     notes: tuple[str, ...] = ()
     _drafts: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
@@ -81,12 +84,17 @@ class Scorers:
         if hasattr(engine, "drafts"):
             engine.drafts = self._drafts
         if self.store is None or not isinstance(engine, StorableEngine):
-            return engine
+            return parallel(engine, self.processes)
         resident: Resident = engine.resident  # type: ignore[attr-defined]
         identities = {name: identity(resident, each, quantization) for name, each in variants.items()}
-        return StoredEngine(engine, self.store, identities)
+        return parallel(StoredEngine(engine, self.store, identities), self.processes)
 
     def _of_paths(self, factory: Any, *places: Any, **settings: Any) -> Scorer:
+        if self.processes.count > 1:
+            raise InputError(
+                f"--engine {self.name} starts processes of its own: run it without a launcher, or the "
+                "transformers engine with one"
+            )
         engine = factory(
             *places, **settings, batch_tokens=self.batch_tokens, progress=self.progress, **self.options
         )
@@ -94,14 +102,17 @@ class Scorers:
 
     def _of_resident(self, factory: Any, resident: Resident) -> Scorer:
         engine = factory(resident, batch_tokens=self.batch_tokens)
-        reason = getattr(engine, "fallback_reason", None)
+        # Where one process falls back, all do: no arm's numbers come from two ways of computing.
+        reasons = self.processes.together("probe", lambda: getattr(engine, "fallback_reason", None))
+        reason = next((found for found in reasons if found is not None), None)
         if reason is not None:
+            engine = ReferenceEngine(resident, fallback_reason=reason)
             arms = ", ".join(resident.arms)
             self.notes += (
                 f"{arms}: lm-eval's own path is used, for the engine '{self.name}' is not right for this "
                 f"model ({reason})",
             )
-        return Scorer(covered(engine), resident.notes)
+        return Scorer(engine, resident.notes)
 
 
 def opens_paths(factory: Any) -> bool:

@@ -11,9 +11,11 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.parallel import ALONE, Processes, parallel
 from lora_eval.engines.store import ResultStore
 from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import (
@@ -89,11 +91,13 @@ def evaluate_arms(
     engine_options: Mapping[str, Any] | None = None,
     store: ResultStore | None = None,
     check_reference: int | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluated:
     """Score the suite on every arm and store each run in `out/ARM`; runs that are there are kept.
 
     Answers are looked up in `store` and kept there as they are computed. With `check_reference` about so many
-    items are answered by stock lm-eval too, on every arm; what differs is in the controls.
+    items are answered by stock lm-eval too, on every arm; what differs is in the controls. Called in all of
+    the `processes`, which share out the requests; the first writes.
 
     Raises:
         InputError: arms or suite cannot be used.
@@ -102,21 +106,25 @@ def evaluate_arms(
     arms.check()
     started = time.perf_counter()
     quantization, notes = choose_quantization(arms)
-    scorers = Scorers(engine, progress, batch_tokens, store, engine_options or {})
+    scorers = Scorers(engine, progress, batch_tokens, store, engine_options or {}, processes)
     asked = _Asked(suite, out, scorers, check_reference)
     progress("opening the base", 0, 1)
     with contextlib.closing(scorers.shared(arms, quantization)) as scorer:
         opened = time.perf_counter() - started
         controls = check_controls(
-            scorer.engine, suite, arms.base_name, progress, identity=scorer.has_identity
-        )
-        asked.answer(scorer, shared_variants(arms), quantization)
+            parallel(scorer.engine, processes), suite, arms.base_name, progress,
+            identity=scorer.has_identity,
+        )  # fmt: skip
+        # Fingerprints read all weights: one process is enough.
+        variants = processes.first("fingerprints", lambda: shared_variants(arms))
+        asked.answer(scorer, variants, quantization)
         del scorer
     release()
     for other in [*original_arm(arms, quantization), *arms.others]:
         progress(f"opening {other.name}", 0, 1)
+        variant = processes.first(f"{other.name}: fingerprint", partial(folder_variant, other))
         with contextlib.closing(scorers.folder(other, arms.dtype)) as scorer:
-            asked.answer(scorer, {other.name: folder_variant(other)}, None)
+            asked.answer(scorer, {other.name: variant}, None)
             del scorer
         release()
     if asked.references:
@@ -145,13 +153,15 @@ class _Asked:
         for name, variant in variants.items():
             self.runs[name] = self.out / name
             _run(self.suite, engine, name, self.runs[name], variant=variant, quantization=quantization,
-                 notes=scorer.notes, progress=self.scorers.progress)  # fmt: skip
+                 notes=scorer.notes, progress=self.scorers.progress,
+                 processes=self.scorers.processes)  # fmt: skip
         for name in variants if self.check_reference is not None else ():
             if hasattr(scorer.engine, "drafts"):
                 scorer.engine.drafts = None
             found = check_with_reference(
-                scorer.engine, self.suite, name, self.check_reference or 1, self.scorers.progress
-            )
+                parallel(scorer.engine, self.scorers.processes), self.suite, name,
+                self.check_reference or 1, self.scorers.progress, self.scorers.processes,
+            )  # fmt: skip
             self.references[name] = found.model_dump()
 
 
@@ -182,6 +192,7 @@ def _run(
     quantization: dict[str, Any] | None,
     notes: tuple[str, ...],
     progress: Progress,
+    processes: Processes = ALONE,
 ) -> Run:
     return run_suite(
         suite,
@@ -194,4 +205,5 @@ def _run(
         limit=suite.limit,
         seeds={"fewshot": suite.record.seed, "sampling": suite.record.seed},
         notes=() if quantization else notes,
+        processes=processes,
     )

@@ -111,7 +111,8 @@ def load_base(
     """Return the folder's model in eval mode.
 
     `quantization` holds arguments of `BitsAndBytesConfig` (None or empty: weights as stored); `dtype` is
-    "auto" (the config's), "float32", "bfloat16" or "float16"; `device` "auto" is the first GPU, else the CPU.
+    "auto" (the config's), "float32", "bfloat16" or "float16"; `device` "auto" is the GPU of this process
+    (the first, unless a launcher started several), else the CPU.
 
     Raises:
         ModelError: files are missing, or transformers cannot load them.
@@ -122,7 +123,8 @@ def load_base(
     resolve_model(str(folder))
     if dtype not in _DTYPES:
         raise ModelError(f"dtype '{dtype}' is unknown; expected one of {', '.join(_DTYPES)}")
-    target = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    here = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    target = here if device == "auto" else device
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "device_map": {"": target}}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation

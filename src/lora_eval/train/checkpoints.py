@@ -54,7 +54,8 @@ def sealing_callback() -> Any:
     """Return a trainer callback that seals each checkpoint once every process has written its part."""
     from transformers import TrainerCallback
 
-    from lora_eval.train.processes import rank, wait_for_all
+    from lora_eval.models.processes import rank
+    from lora_eval.train.processes import wait_for_all
 
     class SealingCallback(TrainerCallback):  # type: ignore[misc]
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

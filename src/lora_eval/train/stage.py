@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_eval.errors import LoraEvalError
 from lora_eval.models import write_lineage
+from lora_eval.models.processes import check_launch, rank, world_size
 from lora_eval.models.quiet import quiet, without_gptqmodel
 from lora_eval.recipes import ResolvedRecipe
 from lora_eval.records import Lineage, ReloadCheck, TrainingLog
@@ -18,7 +19,7 @@ from lora_eval.schema import write_record
 from lora_eval.train.checkpoints import step_of
 from lora_eval.train.folder import OutputFolder, naming_disk_faults
 from lora_eval.train.plan import Plan, make_plan
-from lora_eval.train.processes import check_launch, from_first, rank, world_size
+from lora_eval.train.processes import from_first
 from lora_eval.train.rows import describe
 
 Progress = Callable[[str, int, int], None]

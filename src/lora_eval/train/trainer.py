@@ -8,11 +8,12 @@ from typing import Any
 
 from lora_eval.errors import InputError
 from lora_eval.models import load_base
+from lora_eval.models.processes import world_size
 from lora_eval.recipes import attention_implementation, lora_config, sft_config
 from lora_eval.records import Recipe
 from lora_eval.train.checkpoints import sealing_callback
 from lora_eval.train.plan import Plan
-from lora_eval.train.processes import check_started, world_size
+from lora_eval.train.processes import check_started
 from lora_eval.train.rows import Row
 
 _STRATEGIES = ("eval_strategy", "logging_strategy", "save_strategy")
