@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_eval.cli import compare
+from lora_eval.cli import compare_options
 from lora_eval.records import Comparison
 from lora_eval.schema import read_record
 from tests.suites.conftest import write_tasks
@@ -138,10 +138,10 @@ def test_a_nearly_full_disk_is_said_before_anything_runs(
 ) -> None:
     from lora_eval.errors import OutputError
 
-    compare.check_out(tmp_path / "a" / "b")
-    monkeypatch.setattr(compare, "_ROOM", 1 << 60)
+    compare_options.check_out(tmp_path / "a" / "b")
+    monkeypatch.setattr(compare_options, "_ROOM", 1 << 60)
     with pytest.raises(OutputError, match="no space"):
-        compare.check_out(tmp_path / "a" / "b")
+        compare_options.check_out(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(OutputError, match="is a file"):
-        compare.check_out(tmp_path / "file")
+        compare_options.check_out(tmp_path / "file")

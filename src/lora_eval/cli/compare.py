@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_eval.errors import InputError, OutputError
+from lora_eval.cli.compare_options import (
+    check_out,
+    open_store,
+    parse_arms,
+    parse_batch_tokens,
+    parse_engine_option,
+    parse_margin,
+)
+from lora_eval.errors import InputError
 
 if TYPE_CHECKING:
     from lora_eval.engines.parallel import Processes
-    from lora_eval.engines.store import ResultStore
-    from lora_eval.evaluate import Arms, FolderArm
     from lora_eval.records import Comparison
-
-_KINDS = ("merged", "gptq", "awq")
-_OURS = {"comparison.json", "report.md", "report.html", "runs"}
-_ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
 
 
 @click.command()
@@ -136,8 +136,8 @@ def _compare(
     from lora_eval.registry import find_plugin
 
     processes.first("checking --out", lambda: check_out(out))
-    batch_tokens = _batch_tokens(options["batch_tokens"])
-    margins = dict(_margin(text) for text in options["margins"])
+    batch_tokens = parse_batch_tokens(options["batch_tokens"])
+    margins = dict(parse_margin(text) for text in options["margins"])
     tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
     if not tasks and not options["suites"]:
         raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
@@ -146,8 +146,8 @@ def _compare(
             "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
         )
     find_plugin("engine", options["engine"])
-    engine_options = dict(_engine_option(text) for text in options["engine_options"])
-    arms = _arms(base, adapters, others, options)
+    engine_options = dict(parse_engine_option(text) for text in options["engine_options"])
+    arms = parse_arms(base, adapters, others, options)
     arms.check()
     progress("loading the tasks", 0, 1)
     suite = open_suite(
@@ -189,128 +189,6 @@ def _compare(
     )
     write_comparison(comparison, runs, out)
     return comparison
-
-
-def check_out(out: Path) -> None:
-    """Raise OutputError where `out` holds something else than a comparison, or its disk is full."""
-    import shutil
-
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; --out names a folder")
-    other = sorted(path.name for path in out.iterdir() if path.name not in _OURS) if out.is_dir() else []
-    if other:
-        raise OutputError(
-            f"{out}: not empty, and no comparison (it holds {', '.join(other[:3])}); give a new --out"
-        )
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < _ROOM:
-        raise OutputError(
-            f"{out}: no space: {free // 1024:,} KiB are free there, at least {_ROOM // 1024:,} KiB are needed"
-        )
-
-
-@contextlib.contextmanager
-def open_store(place: str | None, *, spoken: bool = True) -> Iterator[ResultStore | None]:
-    """Yield the store at a path, the user's own (None), or nothing (`none`).
-
-    Raises:
-        OutputError, RecordError: the file that was asked for cannot be used. Where the user's own cannot be
-            opened, the evaluation goes on without it, and says so.
-    """
-    from lora_eval.engines.store import ResultStore
-
-    if place == "none":
-        yield None
-        return
-    try:
-        store = ResultStore(Path(place) if place else None)
-    except OutputError as error:
-        if place:
-            raise
-        if spoken:
-            click.echo(f"answers are not kept for later runs: {error}", err=True)
-        yield None
-        return
-    with store:
-        yield store
-
-
-def _arms(base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]) -> Arms:
-    from lora_eval.evaluate import Arms
-    from lora_eval.models import parse_arm, resolve_adapter, resolve_model
-
-    base_name, base_path, base_revision = parse_arm(base)
-    folder = resolve_model(base_path, base_revision)
-    named: dict[str, Path] = {}
-    revisions: dict[str, str | None] = {}
-    for text in adapters:
-        name, path, revision = parse_arm(text)
-        place = resolve_adapter(path, revision)
-        name = name or ("adapter" if len(adapters) == 1 else place.name)
-        if name in named:
-            raise InputError(f"--adapter {text}: the name '{name}' is taken; give it one with NAME={path}")
-        named[name], revisions[name] = place, revision
-    return Arms(
-        base=folder,
-        adapters=named,
-        others=tuple(_other(text) for text in others),
-        base_name=base_name or "base",
-        base_revision=base_revision,
-        revisions=revisions,
-        dtype=options["dtype"],
-        quantize=options["quantize"],
-        add_original=options["add_original"],
-    )
-
-
-def _other(text: str) -> FolderArm:
-    from lora_eval.evaluate import FolderArm
-    from lora_eval.models import parse_arm, resolve_model
-    from lora_eval.schema import suggest
-
-    name, equals, rest = text.partition("=")
-    kind, colon, path = rest.partition(":")
-    if not equals or not colon:
-        raise InputError(f"--arm {text}: expected NAME=KIND:PATH, for example shipped=merged:./merged")
-    if kind not in _KINDS:
-        known = ", ".join(_KINDS)
-        raise InputError(f"--arm {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {known}")
-    _, place, revision = parse_arm(path)
-    parse_arm(f"{name}={place}")
-    return FolderArm(name, kind, resolve_model(place, revision), revision)  # type: ignore[arg-type]
-
-
-def _batch_tokens(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--batch-tokens {text}: expected auto or a number above 0")
-    return int(text)
-
-
-def _engine_option(text: str) -> tuple[str, Any]:
-    import json
-
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError(f"--engine-option {text}: expected NAME=VALUE")
-    with contextlib.suppress(json.JSONDecodeError):
-        return name, json.loads(value)
-    return name, value
-
-
-def _margin(text: str) -> tuple[str, float]:
-    task, equals, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not equals or number <= 0:
-        raise InputError(f"--margin {text}: expected TASK=X with X above 0, in the metric's units")
-    return task, number
 
 
 def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:

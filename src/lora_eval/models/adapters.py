@@ -61,6 +61,11 @@ def _check_kind(adapter: Path, config: dict[str, Any]) -> None:
             "cannot be measured beside it; save it again as an ordinary LoRA with "
             "save_pretrained(path_initial_model_for_weight_conversion=...), or merge it and give it as --arm"
         )
+    if config.get("alora_invocation_tokens"):
+        raise ModelError(
+            f"{adapter}: alora_invocation_tokens is set: this LoRA acts only after those tokens, which the "
+            "engine cannot place; expected an ordinary LoRA"
+        )
     if config.get("bias", "none") != "none":
         raise ModelError(
             f"{adapter}: bias is '{config['bias']}': the base's own biases were trained, so the base cannot "

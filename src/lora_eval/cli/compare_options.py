@@ -1,0 +1,147 @@
+"""What `compare` is told on the command line: the folder for its results, the store, arms, numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_eval.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from lora_eval.engines.store import ResultStore
+    from lora_eval.evaluate import Arms, FolderArm
+
+_KINDS = ("merged", "gptq", "awq")
+_OURS = {"comparison.json", "report.md", "report.html", "runs"}
+_ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
+
+
+def check_out(out: Path) -> None:
+    """Raise OutputError where `out` holds something else than a comparison, or its disk is full."""
+    import shutil
+
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; --out names a folder")
+    other = sorted(path.name for path in out.iterdir() if path.name not in _OURS) if out.is_dir() else []
+    if other:
+        raise OutputError(
+            f"{out}: not empty, and no comparison (it holds {', '.join(other[:3])}); give a new --out"
+        )
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < _ROOM:
+        raise OutputError(
+            f"{out}: no space: {free // 1024:,} KiB are free there, at least {_ROOM // 1024:,} KiB are needed"
+        )
+
+
+@contextlib.contextmanager
+def open_store(place: str | None, *, spoken: bool = True) -> Iterator[ResultStore | None]:
+    """Yield the store at a path, the user's own (None), or nothing (`none`).
+
+    Raises:
+        OutputError, RecordError: the file that was asked for cannot be used. Where the user's own cannot be
+            opened, the evaluation goes on without it, and says so.
+    """
+    from lora_eval.engines.store import ResultStore
+
+    if place == "none":
+        yield None
+        return
+    try:
+        store = ResultStore(Path(place) if place else None)
+    except OutputError as error:
+        if place:
+            raise
+        if spoken:
+            click.echo(f"answers are not kept for later runs: {error}", err=True)
+        yield None
+        return
+    with store:
+        yield store
+
+
+def parse_arms(
+    base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]
+) -> Arms:
+    """Return who is compared, found on disk; names that were not given are chosen."""
+    from lora_eval.evaluate import Arms
+    from lora_eval.models import parse_arm, resolve_adapter, resolve_model
+
+    base_name, base_path, base_revision = parse_arm(base)
+    folder = resolve_model(base_path, base_revision)
+    named: dict[str, Path] = {}
+    revisions: dict[str, str | None] = {}
+    for text in adapters:
+        name, path, revision = parse_arm(text)
+        place = resolve_adapter(path, revision)
+        name = name or ("adapter" if len(adapters) == 1 else place.name)
+        if name in named:
+            raise InputError(f"--adapter {text}: the name '{name}' is taken; give it one with NAME={path}")
+        named[name], revisions[name] = place, revision
+    return Arms(
+        base=folder,
+        adapters=named,
+        others=tuple(_other(text) for text in others),
+        base_name=base_name or "base",
+        base_revision=base_revision,
+        revisions=revisions,
+        dtype=options["dtype"],
+        quantize=options["quantize"],
+        add_original=options["add_original"],
+    )
+
+
+def _other(text: str) -> FolderArm:
+    from lora_eval.evaluate import FolderArm
+    from lora_eval.models import parse_arm, resolve_model
+    from lora_eval.schema import suggest
+
+    name, equals, rest = text.partition("=")
+    kind, colon, path = rest.partition(":")
+    if not equals or not colon:
+        raise InputError(f"--arm {text}: expected NAME=KIND:PATH, for example shipped=merged:./merged")
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise InputError(f"--arm {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {known}")
+    _, place, revision = parse_arm(path)
+    parse_arm(f"{name}={place}")
+    return FolderArm(name, kind, resolve_model(place, revision), revision)  # type: ignore[arg-type]
+
+
+def parse_batch_tokens(text: str) -> int | None:
+    """Return the number, None for `auto`."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch-tokens {text}: expected auto or a number above 0")
+    return int(text)
+
+
+def parse_engine_option(text: str) -> tuple[str, Any]:
+    """Return name and value of NAME=VALUE; the value is JSON where it can be read so, else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--engine-option {text}: expected NAME=VALUE")
+    with contextlib.suppress(json.JSONDecodeError):
+        return name, json.loads(value)
+    return name, value
+
+
+def parse_margin(text: str) -> tuple[str, float]:
+    """Return task and margin of TASK=X."""
+    task, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not equals or number <= 0:
+        raise InputError(f"--margin {text}: expected TASK=X with X above 0, in the metric's units")
+    return task, number
