@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 # kv heads, query heads for each, width of keys, width of values
 SHAPES = st.sampled_from([(1, 1, 8, 8), (2, 1, 8, 8), (2, 3, 8, 8), (1, 4, 12, 4), (2, 2, 4, 12)])
 SCALES = st.sampled_from([None, 0.3])
+WINDOWS = st.sampled_from([None, 1, 3, 8])
 
 
 def _dense(
@@ -52,7 +53,7 @@ def _ancestors(tree: TokenTree, number: int) -> list[int]:
 
 
 def _attend_pack(
-    tree: TokenTree, pack: Pack, states: tuple[torch.Tensor, ...], scale: float | None
+    tree: TokenTree, pack: Pack, states: tuple[torch.Tensor, ...], scale: float | None, window: int | None
 ) -> torch.Tensor:
     query, keys, values = states
     cache = PathCache(joined=False)
@@ -61,13 +62,16 @@ def _attend_pack(
         cache.path = {3: (keys[:, :, before], values[:, :, before])}
     plan = TreePlan(tree.depths[pack.start : pack.stop], cache, CPU)
     part = slice(pack.start, pack.stop)
-    first = plan.attend(3, query[:, :, part], keys[:, :, part], values[:, :, part], scale)
-    again = plan.attend(3, query[:, :, part], keys[:, :, part], values[:, :, part], scale)
-    assert torch.equal(first, again)  # the masks of the first layer serve the others
+    own = query[:, :, part], keys[:, :, part], values[:, :, part]
+    first = plan.attend(3, *own, scale, window)
+    plan.attend(3, *own, scale, 2)  # layers with another window may stand between
+    assert torch.equal(first, plan.attend(3, *own, scale, window))  # the first layer's masks serve the others
     return first
 
 
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), SHAPES, SCALES)
+@given(
+    st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), SHAPES, SCALES, WINDOWS
+)
 def test_a_pack_attends_as_each_path_alone(
     seed: int,
     size: int,
@@ -75,6 +79,7 @@ def test_a_pack_attends_as_each_path_alone(
     rows: int,
     shape: tuple[int, int, int, int],
     scale: float | None,
+    window: int | None,
 ) -> None:
     kv_heads, group, width, value_width = shape
     tree = _random_tree(seed, size)
@@ -87,10 +92,10 @@ def test_a_pack_attends_as_each_path_alone(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(attention._ROWS, "cpu", rows)  # so that subtrees are cut and put together
         for pack in tree.packs(tokens):
-            found = _attend_pack(tree, pack, states, scale)
+            found = _attend_pack(tree, pack, states, scale, window)
             assert found.shape == (1, pack.stop - pack.start, kv_heads * group, value_width)
             for place, number in enumerate(range(pack.start, pack.stop)):
-                own = _ancestors(tree, number)
+                own = _ancestors(tree, number)[-(window or 0) :]
                 expected = _dense(query[0, :, number], keys[0][:, own], values[0][:, own], scale)
                 torch.testing.assert_close(found[0, place].double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -103,7 +108,7 @@ def test_blocks_hold_each_row_once_and_all_it_sees(seed: int, size: int, tokens:
         blocks = list(attention._blocks(depths, np.minimum.accumulate(depths), rows))
         assert [row for first, last, _ in blocks for row in range(first, last)] == list(range(len(depths)))
         for first, last, origin in blocks:
-            assert last - first <= rows or origin == first  # nothing longer, but for subtrees that fit
+            assert last - first <= rows
             for row in range(first, last):
                 inside = [n - pack.start for n in _ancestors(tree, pack.start + row) if n >= pack.start]
                 assert min(inside) >= origin
@@ -141,11 +146,17 @@ def _slots(
     st.integers(0, 10**6),
     SHAPES,
     SCALES,
+    WINDOWS,
     st.sampled_from([0, 1, 7]),
     st.sampled_from(["float32", "bfloat16"]),
 )
 def test_slots_attend_as_each_row_alone(
-    seed: int, shape: tuple[int, int, int, int], scale: float | None, prefix: int, dtype: str
+    seed: int,
+    shape: tuple[int, int, int, int],
+    scale: float | None,
+    window: int | None,
+    prefix: int,
+    dtype: str,
 ) -> None:
     kv_heads, group, width, value_width = shape
     generator = torch.Generator().manual_seed(seed)
@@ -159,13 +170,13 @@ def test_slots_attend_as_each_row_alone(
         )
         slots.begin_step(CPU)
         slots.update(new[0], new[1], 5)
-        found = slots.attend(5, query, new[0], new[1], scale)
+        found = slots.attend(5, query, new[0], new[1], scale, window)
         slots.end_step()
         assert found.shape == (len(rows), 1, kv_heads * group, value_width)
         assert found.dtype == kind
         for place, row in enumerate(rows):
             row[:] = [torch.cat((row[i], new[i][place][None]), dim=2) for i in (0, 1)]
-            keys, values = (torch.cat((before[i], row[i]), dim=2)[0] for i in (0, 1))
+            keys, values = (torch.cat((before[i], row[i]), dim=2)[0, :, -(window or 0) :] for i in (0, 1))
             expected = _dense(query[place, :, 0], keys, values, scale)
             torch.testing.assert_close(found[place, 0].double(), expected, rtol=tolerance, atol=tolerance)
     assert slots.lengths == [row[0].shape[2] for row in rows]
@@ -193,8 +204,8 @@ def test_what_it_cannot_compute_is_refused(resident: Resident) -> None:
     layer = resident.model.get_submodule("model.layers.0.self_attn")
     states = torch.zeros(1, 2, 1, 32), torch.zeros(1, 1, 1, 32), torch.zeros(1, 1, 1, 32)
     options: list[dict[str, Any]] = [
-        {"softcap": 50.0}, {"sliding_window": 4}, {"s_aux": torch.zeros(2)}, {"dropout": 0.1},
-        {"position_bias": torch.zeros(1)},
+        {"softcap": 50.0}, {"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(1)}, {"dropout": 0.1},
+        {},  # outside of any plan
     ]  # fmt: skip
     for asked in options:
         with pytest.raises(NotImplementedError, match="attention with"):

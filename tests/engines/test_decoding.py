@@ -19,7 +19,7 @@ from lora_eval.protocols import GenerateRequest
 
 STOPS = (
     "\n", "\n\n", "\n\n\n", "Q:", "</s>", "<|im_end|>", "Question", "a", " a", "a b", "ab", "é", "日本", ". ",
-    "  ", "<|im_start|>user", "\r\n", "10", "e\nQ",
+    "  ", "<|im_start|>user", "\r\n", "10", "e\nQ", " the ", "The answer is",
 )  # fmt: skip
 PIECES = (
     *STOPS,
@@ -76,6 +76,22 @@ def tokenizers(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     }
 
 
+def _spelled(tokenizer: Any, text: str, apart: bool) -> list[int]:
+    """The text as the tokenizer writes it, or character by character, as a model may do."""
+    if not apart:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    own = {character: tokenizer.get_vocab().get(character) for character in text}
+    return [
+        token
+        for character in text
+        for token in (
+            tokenizer.encode(character, add_special_tokens=False)
+            if own[character] is None
+            else [own[character]]
+        )
+    ]
+
+
 def _lm_eval_stop(tokenizer: Any, until: tuple[str, ...], prompt: list[int], tokens: list[int]) -> int | None:
     """After how many new tokens lm-eval stops a row that is alone in its batch."""
     from lm_eval.models.utils_hf import stop_sequences_criteria
@@ -91,16 +107,23 @@ def _lm_eval_stop(tokenizer: Any, until: tuple[str, ...], prompt: list[int], tok
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     until=st.lists(st.sampled_from(STOPS), max_size=4).map(tuple),
-    texts=st.lists(st.sampled_from(PIECES), min_size=1, max_size=8),
+    texts=st.lists(st.tuples(st.sampled_from(PIECES), st.booleans()), min_size=1, max_size=8),
     numbers=st.lists(st.integers(0, 10**6), max_size=8),
 )
-@example(until=("\n\n",), texts=["\n", "\n"], numbers=[])  # other tokens than the stop text's own
-@example(until=("a b", "\n"), texts=["a b"], numbers=[])
+@example(until=("\n\n",), texts=[("\n", False)] * 2, numbers=[])  # other tokens than the stop text's own
+@example(until=("Question", "a"), texts=[("Question", True)], numbers=[])  # more tokens than are looked at
+@example(
+    until=("Question", "Q: one, two, three"), texts=[("Question", True)], numbers=[]
+)  # each its own window
 def test_a_row_stops_where_lm_eval_stops_it(
-    tokenizers: dict[str, Any], name: str, until: tuple[str, ...], texts: list[str], numbers: list[int]
+    tokenizers: dict[str, Any],
+    name: str,
+    until: tuple[str, ...],
+    texts: list[tuple[str, bool]],
+    numbers: list[int],
 ) -> None:
     tokenizer = tokenizers[name]
-    tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+    tokens = [token for text, apart in texts for token in _spelled(tokenizer, text, apart)]
     for place, number in enumerate(numbers):  # as a model does that says anything
         tokens.insert((place * 7) % (len(tokens) + 1), number % len(tokenizer))
     prompt = tokenizer.encode("Q:\n\n", add_special_tokens=False)  # stop texts here do not count
