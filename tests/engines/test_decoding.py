@@ -223,3 +223,23 @@ def test_samples_come_from_transformers_distribution(resident: Resident) -> None
     assert not counts[expected == 0].any()
     spread = (expected * (1 - expected) / n).sqrt()
     assert bool(((counts / n - expected).abs() <= 5 * spread).all())
+
+
+def _drawn(model: Any, sampling: dict[str, Any], logits: torch.Tensor, n: int = 400) -> set[int]:
+    request = GenerateRequest((1, 2, 3), (), 4, sampling, 0)
+    choose = chooser(model, generation_settings(model, sampling), request)
+    assert choose is not None
+    return {choose((1, 2, 3), logits) for _ in range(n)}
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"top_k": 0, "typical_p": 0.3}, {"top_k": 0, "epsilon_cutoff": 0.004}]
+)
+def test_samples_are_cut_as_generate_cuts_them(resident: Resident, sampling: dict[str, Any]) -> None:
+    asked = {"do_sample": True, **sampling}
+    own, _ = resident.model._prepare_generation_config(None, **asked)  # top_k is 50 where nothing is said
+    rules = resident.model._get_logits_processor(own, input_ids_seq_length=3)
+    logits = torch.randn(320, generator=torch.Generator().manual_seed(5))
+    allowed = set((rules(torch.tensor([[1, 2, 3]]), logits[None])[0] > -torch.inf).nonzero()[:, 0].tolist())
+    assert len(allowed) < 200
+    assert _drawn(resident.model, asked, logits) <= allowed

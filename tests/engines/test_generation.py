@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_eval.engines.attention import installed
-from lora_eval.engines.generation import Draft, Generator, Limits, share_prefix
+from lora_eval.engines.generation import Draft, Generator, Limits
+from lora_eval.engines.packs import PackRunner
 from lora_eval.engines.slots import Slots
 from lora_eval.engines.tree import TokenTree, as_bytes
 from lora_eval.models import Resident
@@ -288,49 +287,27 @@ def test_samples_depend_on_seed_and_prompt_only(resident: Resident, fused: bool)
     assert len(set(alone)) > 8
 
 
-def _lengths(sequences: Sequence[Tokens], members: Sequence[int]) -> tuple[int, int]:
-    """What these sequences begin with alike, and the length of the shortest."""
-    chosen = [sequences[number] for number in members]
-    alike = 0
-    for column in zip(*chosen, strict=False):
-        if len(set(column)) > 1:
-            break
-        alike += 1
-    return alike, min(map(len, chosen))
+def test_rows_that_wait_for_a_slot_hold_no_keys(resident: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    held: list[int] = []
+    read = PackRunner.read
 
+    def counted(self: PackRunner, places: Any) -> Any:
+        copies.append(1)
+        return read(self, places)
 
-def _groups(sequences: Sequence[Tokens]) -> Iterator[tuple[list[int], int]]:
-    groups = share_prefix(sequences)
-    assert sorted(n for members, _ in groups for n in members) == list(range(len(sequences)))
-    yield from groups
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([(), (1,) * 15, (1,) * 16, (1,) * 40, (2,) * 30, (1,) * 20 + (3,) * 20]),
-            st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple),
-        ),
-        min_size=1,
-        max_size=30,
+    monkeypatch.setattr(PackRunner, "read", counted)
+    hook = resident.model.register_forward_pre_hook(
+        lambda module, args, named: held.append(len(copies)), with_kwargs=True
     )
-)
-def test_groups_part_the_prompts_and_share_what_they_say(drawn: list[tuple[Tokens, Tokens]]) -> None:
-    sequences = [start + end for start, end in drawn]
-    for members, shared in _groups(sequences):
-        alike, shortest = _lengths(sequences, members)
-        most = min(alike, shortest - 1)
-        assert shared == (most if most >= 16 and len(members) > 1 else 0)
+    try:
+        requests = [GenerateRequest((5, 6, n), (), 3) for n in range(30)]
+        _run(resident, requests, Limits(256, 2, 1 << 28))
+    finally:
+        hook.remove()
+    assert held[1] <= 2  # before the first step: two slots, two copies
 
 
-@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 12))
-def test_tasks_with_long_prefixes_are_parted(seed: int, tasks: int, start: int) -> None:
-    rng = random.Random(seed)
-    common = _draw(rng, start, start)  # a template all begin with
-    shots = [(*common, number, *_draw(rng, 60, 80)) for number in range(tasks)]
-    of = [(task, shot) for task, shot in enumerate(shots) for _ in range(rng.randint(4, 9))]
-    rng.shuffle(of)
-    sequences = [(*shot, place, *_draw(rng, 1, 5)) for place, (_, shot) in enumerate(of)]
-    groups = list(_groups(sequences))
-    assert all(len({of[n][0] for n in members}) == 1 for members, _ in groups)
-    assert sorted(shared for _, shared in groups) == sorted(map(len, shots))
+def test_an_empty_stop_text_stops_at_once_as_in_lm_eval(resident: Resident) -> None:
+    request = GenerateRequest((1, 2, 3), ("",), 5)
+    assert _run(resident, [request]).answers[0].token_ids == _alone(resident, request)

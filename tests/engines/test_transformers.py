@@ -152,7 +152,9 @@ def test_sampled_tokens_follow_the_models_probabilities(resident: Resident) -> N
     import torch
 
     n = 2000
-    requests = [GenerateRequest((40, 41, 42), (), 1, {"do_sample": True}, seed) for seed in range(n)]
+    requests = [
+        GenerateRequest((40, 41, 42), (), 1, {"do_sample": True, "top_k": 0}, seed) for seed in range(n)
+    ]
     answers = TransformersEngine(resident).generate("base", requests, _silent)
     with resident.activate("base") as model, torch.inference_mode():
         probabilities = model(input_ids=torch.tensor([[40, 41, 42]])).logits[0, -1].softmax(-1)

@@ -14,10 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from lora_eval.engines import architecture
+from lora_eval.engines import architecture, products
 from lora_eval.engines.cache import PathCache
 from lora_eval.engines.tree import Ints, subtree_ends
 
@@ -84,7 +83,7 @@ class TreePlan:
                 values = torch.cat((path[1][:, :, low:high], values), dim=2)
             # The heads that share keys stand as more rows of one head: the keys need not be repeated.
             grouped = query[:, :, first:last].reshape(1, kv_heads, group * (last - first), width)
-            found = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+            found = products.attend(grouped, keys, values, mask, scale)
             output[:, first:last] = found.view(1, heads, last - first, -1).transpose(1, 2)
         return output
 

@@ -26,9 +26,7 @@ class StopTexts:
     def __init__(self, tokenizer: Any, until: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         # Two tokens more than the text takes: a model may spell it with other tokens.
-        self._windows = {
-            text: len(tokenizer.encode(text, add_special_tokens=False)) + 2 for text in until if text
-        }
+        self._windows = {text: len(tokenizer.encode(text, add_special_tokens=False)) + 2 for text in until}
         self._longest = max(self._windows.values(), default=0)
 
     def found(self, tokens: Sequence[int]) -> bool:
@@ -103,10 +101,17 @@ def chooser(model: Any, settings: Any, request: GenerateRequest) -> Choose | Non
     length = len(request.input_ids)
     own = copy.deepcopy(settings)
     own.update(max_new_tokens=request.max_new_tokens, max_length=length + request.max_new_tokens)
+    if request.sampling.get("do_sample"):
+        asked = {
+            name: request.sampling.get(name, getattr(model.generation_config, name, None))
+            for name in _SAMPLING
+        }
+        own.update(**asked)
+        own.update(**own._get_default_generation_params(), defaults_only=True)
     model._prepare_special_tokens(own, kwargs_has_attention_mask=True, device=model.device)
     rules = model._get_logits_processor(own, input_ids_seq_length=length, device=model.device)
     if request.sampling.get("do_sample"):
-        rules = [*rules, *_warpers(request.sampling, model.generation_config), _Gumbel(request.seed)]
+        rules = [*rules, _Gumbel(request.seed)]
     if not rules:
         return None
 
@@ -118,28 +123,6 @@ def chooser(model: Any, settings: Any, request: GenerateRequest) -> Choose | Non
         return int(scores[0].argmax())
 
     return choose
-
-
-def _warpers(sampling: Mapping[str, Any], defaults: Any) -> list[Any]:
-    from transformers import (
-        MinPLogitsWarper,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    warpers = {
-        "temperature": (TemperatureLogitsWarper, 1.0),
-        "top_k": (TopKLogitsWarper, 0),
-        "top_p": (TopPLogitsWarper, 1.0),
-        "min_p": (MinPLogitsWarper, 0.0),
-    }
-    chain = []
-    for name, (warper, neutral) in warpers.items():
-        value = sampling.get(name, getattr(defaults, name, None))
-        if value is not None and value != neutral:
-            chain.append(warper(value))
-    return chain
 
 
 class _Gumbel:

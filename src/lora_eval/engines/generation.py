@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,17 +24,16 @@ from lora_eval.engines.decoding import (
     end_tokens,
     generation_settings,
 )
+from lora_eval.engines.groups import share_prefix
 from lora_eval.engines.packs import PackRunner, layer_masks
 from lora_eval.engines.slots import Slots
-from lora_eval.engines.tree import Ints, Pack, Path, TokenTree, as_bytes, common_length, cut_path, nodes_of
+from lora_eval.engines.tree import Ints, Pack, Path, TokenTree, as_bytes, cut_path, nodes_of
 from lora_eval.protocols import GenerateRequest, Generation
 
 Finished = list[tuple[int, Generation]]
 Draft = Callable[[GenerateRequest], Sequence[int]]
 _PILOT = 4  # rows whose drafts are tried before the rest
 _WORTH = 0.5  # share of right tokens from which a draft costs less than decoding (docs/engine.md)
-_LEAST_PREFIX = 16
-_LEAST_GROUP = 4
 
 
 @dataclass(slots=True)
@@ -137,7 +135,7 @@ class _Session:
         self._of = generator
         self._rows, self._ends = rows, ends
         self._shared, self._prefix = shared, prefix
-        self._ready: deque[tuple[Row, dict[int, KeyValue]]] = deque()
+        self._ready: deque[tuple[Row, Callable[[], dict[int, KeyValue]]]] = deque()
         self._active: list[Row] = []
         self._slots: Slots | None = None
         self._drafted = self._accepted = 0
@@ -148,7 +146,8 @@ class _Session:
         more = True
         while more or self._ready or self._active:
             while self._ready and self._is_free():
-                row, keys = self._ready.popleft()
+                row, read = self._ready.popleft()
+                keys = read()
                 if self._slots is None:
                     self._slots = self._open_slots(keys)
                 self._slots.put(keys)
@@ -201,7 +200,7 @@ class _Session:
                     chosen = [row.choose(row.request.input_ids, logits[where])]
                 reason = self._accept(row, wave.drafts[place], chosen)
                 if reason is None:
-                    self._ready.append((row, self._keys(row, wave.paths[place], pack, runner)))
+                    self._ready.append((row, partial(self._keys, row, wave.paths[place], pack, runner)))
                 else:
                     done.append((row.number, row.answer(self._of.tokenizer, reason)))
             yield done
@@ -274,33 +273,3 @@ class _Session:
             logits = model(**inputs, attention_mask=layer_masks(model, seen, distance)).logits
         slots.end_step()
         return logits[:, -1]
-
-
-def share_prefix(sequences: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
-    """Return groups of sequences (as their numbers) with the length of what each group begins with alike,
-    less than its shortest member; 0 where that is too short to matter.
-    """
-    texts = [as_bytes(sequence) for sequence in sequences]
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    alike = [0, *(common_length(texts[a], texts[b]) for a, b in pairwise(order))]
-    groups = []
-    for first, last in _split(alike, 0, len(order)):
-        members = order[first:last]
-        shortest = min(len(texts[number]) // 4 for number in members)
-        shared = min([shortest - 1, *alike[first + 1 : last]])
-        groups.append((members, shared if shared >= _LEAST_PREFIX and len(members) > 1 else 0))
-    return groups
-
-
-def _split(alike: Sequence[int], first: int, last: int) -> list[tuple[int, int]]:
-    """Cut sorted sequences where their parts share much more than the whole does."""
-    inner = alike[first + 1 : last]
-    if not inner:
-        return [(first, last)]
-    whole = min(inner)
-    cuts = [first, *(p for p in range(first + 1, last) if alike[p] == whole), last]
-    if any(b - a < _LEAST_GROUP for a, b in pairwise(cuts)):
-        return [(first, last)]
-    parts = [part for a, b in pairwise(cuts) for part in _split(alike, a, b)]
-    gain = sum((b - a) * min(alike[a + 1 : b]) for a, b in parts)
-    return parts if gain > 1.5 * whole * (last - first) else [(first, last)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lora_eval.engines import architecture, attention
+from lora_eval.engines import architecture, attention, products
 from lora_eval.engines.generation import Generator, Limits
 from lora_eval.engines.scoring import ScorePlan, score_plan
 from lora_eval.models import Resident
@@ -102,7 +102,7 @@ def _try(resident: Resident, arm: str, mode: str, max_length: int, plain: _Plain
             model = stack.enter_context(resident.activate(arm))
             stack.enter_context(torch.inference_mode())
             stack.enter_context(architecture.narrow_windows(model, _WINDOW))
-            with attention.installed(model) if mode == "fused" else contextlib.nullcontext():
+            with products.installed(model), _attention(model, mode):
                 answers, steps = _answers(resident, model, prompts, mode)
                 found = _tree(model, [*requests, *answers], mode)
             expected = [plain.read(model, request) for request in (*requests, *answers)]
@@ -118,6 +118,10 @@ def _try(resident: Resident, arm: str, mode: str, max_length: int, plain: _Plain
         or _differs(*decoded, tolerance)
         or _not_greedy([behind for _, behind in of_answers], tolerance)
     )
+
+
+def _attention(model: Any, mode: str) -> contextlib.AbstractContextManager[None]:
+    return attention.installed(model) if mode == "fused" else contextlib.nullcontext()
 
 
 def _tree(model: Any, requests: Sequence[ScoreRequest], mode: str) -> list[torch.Tensor]:

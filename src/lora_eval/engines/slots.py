@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from lora_eval.engines import products
 from lora_eval.engines.cache import KeyValue
 
 
@@ -26,6 +27,7 @@ class Slots(DynamicCache):  # type: ignore[misc]
         self._prefix = dict(prefix)
         self._joined = joined
         self._buffers: dict[int, KeyValue] = {}
+        self._turned: dict[int, torch.Tensor] = {}
         self._mask: torch.Tensor | None = None
 
     @property
@@ -111,7 +113,9 @@ class Slots(DynamicCache):  # type: ignore[misc]
             return (weights @ values).reshape(rows, 1, heads, -1)
         prefix_keys, prefix_values = (part[0] for part in self._prefix[layer])  # (kv heads, P, width)
         together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)  # (kv heads, rows * group, width)
-        before = _products(together, prefix_keys).view(kv_heads, rows, -1, prefix_keys.shape[1])
+        before = products.batched(together.float(), prefix_keys.float()).view(
+            kv_heads, rows, -1, prefix_keys.shape[1]
+        )
         before = before.transpose(0, 1)  # (rows, kv heads, group, P)
         if window is not None:
             before = self._hide(before, before.shape[-1], window)
@@ -119,8 +123,15 @@ class Slots(DynamicCache):  # type: ignore[misc]
         weights = torch.softmax(joined * factor, dim=-1).to(query.dtype)
         own = weights[..., before.shape[-1] :] @ values
         shared = weights[..., : before.shape[-1]].transpose(0, 1).reshape(kv_heads, -1, before.shape[-1])
-        of_prefix = (shared @ prefix_values).view(kv_heads, rows, -1, values.shape[-1]).transpose(0, 1)
+        of_prefix = products.batched(shared, self._columns(layer, prefix_values))
+        of_prefix = of_prefix.view(kv_heads, rows, -1, values.shape[-1]).transpose(0, 1)
         return (own + of_prefix).reshape(rows, 1, heads, -1)
+
+    def _columns(self, layer: int, values: torch.Tensor) -> torch.Tensor:
+        """The prefix's values as (kv heads, width, P), turned once."""
+        if layer not in self._turned:
+            self._turned[layer] = values.transpose(1, 2).contiguous()
+        return self._turned[layer]
 
     def _hide(self, scores: torch.Tensor, before: int, window: int | None) -> torch.Tensor:
         """Set scores (rows, kv heads, group, keys) to -inf where a row must not see the key. The first key

@@ -187,7 +187,7 @@ class TransformersEngine:
         """The model with the arm live, computing as was found to be right for it; counts the seconds."""
         import torch
 
-        from lora_eval.engines.attention import installed
+        from lora_eval.engines import attention, products
 
         if self.fallback_reason is not None:
             raise ModelError(f"this engine cannot evaluate the model: {self.fallback_reason}")
@@ -195,8 +195,9 @@ class TransformersEngine:
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(self.resident.activate(arm))
             stack.enter_context(torch.inference_mode())
+            stack.enter_context(products.installed(model))
             if self.mode == "fused":
-                stack.enter_context(installed(model))
+                stack.enter_context(attention.installed(model))
             yield model
         self.work["seconds"] += time.perf_counter() - started  # type: ignore[assignment]
 

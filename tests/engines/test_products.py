@@ -1,0 +1,109 @@
+"""Products through oneDNN against float64, and nothing else than float32 on a CPU through them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from lora_eval.engines import products
+from lora_eval.engines.transformers import TransformersEngine
+from lora_eval.models import Resident
+from lora_eval.protocols import ScoreRequest
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LEAST", 1)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of what oneDNN was asked."""
+    seen: list[tuple[int, ...]] = []
+    real = torch.ops.mkldnn._linear_pointwise
+
+    class Counted:
+        def _linear_pointwise(self, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+            seen.append(tuple(x.shape))
+            return real(x, *rest)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Counted())
+    return seen
+
+
+def _draw(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", [(7, 64), (2, 9, 64), (1, 1, 64)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(shape: tuple[int, ...], bias: bool, calls: list) -> None:
+    x, weight, b = _draw(*shape), _draw(48, 64), _draw(48) if bias else None
+    found = products.linear(x, weight, b)
+    expected = x.double() @ weight.double().T + (b.double() if b is not None else 0)
+    assert calls == [shape]
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 5e-5  # of values up to 30
+
+
+def test_rows_that_are_not_contiguous(calls: list) -> None:
+    x, weight = _draw(5, 3, 64).transpose(0, 1), _draw(16, 64)
+    assert not x.is_contiguous()
+    expected = x.double() @ weight.double().T
+    assert float((products.linear(x, weight) - expected).abs().max()) < 5e-5
+    assert len(calls) == 1
+
+
+def test_batched_products() -> None:
+    a, b = _draw(3, 10, 32), _draw(20, 3, 32).transpose(0, 1)
+    expected = a.double() @ b.double().transpose(1, 2)
+    assert float((products.batched(a, b) - expected).abs().max()) < 5e-5
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention(masked: bool, scale: float | None, calls: list) -> None:
+    query, key, value = _draw(1, 2, 12, 16), _draw(1, 2, 30, 16), _draw(1, 2, 30, 24)
+    mask = torch.zeros(12, 30).masked_fill_(_draw(12, 30) > 1, float("-inf")) if masked else None
+    mask_double = mask.double() if mask is not None else None
+    expected = scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), attn_mask=mask_double, scale=scale
+    )
+    found = products.attend(query, key, value, mask, scale)
+    assert len(calls) == 4  # two products for each head
+    assert float((found - expected).abs().max()) < 1e-5
+
+
+def test_other_dtypes_and_small_products_are_torchs_own(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = _draw(4, 8), _draw(6, 8)
+    half = products.linear(x.bfloat16(), weight.bfloat16())
+    assert torch.equal(half, torch.nn.functional.linear(x.bfloat16(), weight.bfloat16()))
+    monkeypatch.setattr(products, "_LEAST", 4 * 8 * 6 + 1)
+    assert torch.equal(products.linear(x, weight), torch.nn.functional.linear(x, weight))
+    assert calls == []
+
+
+def test_a_models_layers_are_as_before_afterwards(resident: Resident) -> None:
+    layers = [m for m in resident.model.modules() if type(m) is torch.nn.Linear]
+    with products.installed(resident.model):
+        assert all("forward" in vars(layer) for layer in layers)
+    assert layers
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+@pytest.mark.parametrize("arm", ["base", "tuned"])
+def test_scores_of_the_engine(resident: Resident, arm: str, calls: list) -> None:
+    requests = [ScoreRequest(tuple(range(40, 60 + n)), (n, n + 1)) for n in range(12)]
+    engine = TransformersEngine(resident)
+    calls.clear()
+    scores = engine.score(arm, requests, lambda *_: None)
+    assert len(calls) >= 2 * (7 + 2) + 1  # two layers of seven products and attention, and the head
+    with resident.activate(arm) as model, torch.inference_mode():
+        for request, score in zip(requests, scores, strict=True):
+            ids = torch.tensor([[*request.context_ids, *request.continuation_ids]])
+            values = torch.log_softmax(model(input_ids=ids).logits[0, -3:-1], dim=-1)
+            expected = float(values.gather(1, ids[0, -2:, None]).sum())
+            assert score.log_likelihood == pytest.approx(expected, rel=1e-5)
