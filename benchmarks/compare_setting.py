@@ -32,7 +32,8 @@ def load(file, shots=None, **_):
     return {"test": rows(file)} | ({"shots": rows(shots)} if shots else {})
 '''
 LETTERS = (
-    '"{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nC. {{choices[2]}}\\nD. {{choices[3]}}\\nAnswer:"'
+    '"{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\n'
+    'C. {{choices[2]}}\\nD. {{choices[3]}}\\nAnswer:"'
 )
 ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
 ARC = """\
@@ -109,8 +110,8 @@ def write_tasks(data: Path, out: Path, scale: float) -> None:
     gsm8k = rows(data / "gsm8k" / "test.jsonl.gz")
     write(out / "gsm8k.jsonl", [{k: r[k] for k in ("question", "answer")} for r in gsm8k[: cut("answers_5")]])
     write(out / "gsm8k_shots.jsonl", rows(data / "gsm8k" / "train_sample.jsonl.gz")[:200])
-    # Documents of 100 to 2,600 tokens: real questions and solutions, one to thirteen on a page. The lengths of
-    # wikitext's pages differ more.
+    # Documents of 100 to 2,600 tokens: real questions and solutions, one to thirteen on a page. The lengths
+    # of wikitext's pages differ more.
     texts = [row["question"] + "\n" + row["answer"] for row in gsm8k]
     pages = ["\n\n".join(texts[13 * i : 13 * i + 1 + 5 * i % 13]) for i in range(cut("documents"))]
     write(out / "documents.jsonl", [{"page": page} for page in pages])
@@ -125,7 +126,8 @@ def write_tasks(data: Path, out: Path, scale: float) -> None:
         write(out / f"{subject}.jsonl", [row for row in items if row["split"] == "test"][:n])
         write(out / f"{subject}_shots.jsonl", [row for row in items if row["split"] == "dev"])
         (out / f"{subject}.yaml").write_text(
-            f"task: letters_5_{subject}\ntag: letters_5\ncustom_dataset: !function utils.load\ntest_split: test\n"
+            f"task: letters_5_{subject}\ntag: letters_5\ncustom_dataset: !function utils.load\n"
+            "test_split: test\n"
             f"dataset_kwargs: {{file: {subject}.jsonl, shots: {subject}_shots.jsonl}}\n"
             f"output_type: multiple_choice\ndoc_to_text: {LETTERS}\ndoc_to_choice: [A, B, C, D]\n"
             f"doc_to_target: answer\nnum_fewshot: 5\n{FIRST}{ACC}"
@@ -133,7 +135,7 @@ def write_tasks(data: Path, out: Path, scale: float) -> None:
 
 
 def write_models(data: Path, out: Path, shape: str) -> tuple[Path, Path, Path]:
-    """Write base, adapter and the adapter merged in float32; returns the folders. The same bytes every time."""
+    """Write base, adapter and the adapter merged in float32; returns the folders. Always the same bytes."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -150,9 +152,8 @@ def write_models(data: Path, out: Path, shape: str) -> tuple[Path, Path, Path]:
         initializer_range=0.04, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
     ))  # fmt: skip
     model.generation_config.eos_token_id = 0
-    for folder, each in ((base, model),):
-        each.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
     peft = get_peft_model(
         model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     )

@@ -1,12 +1,14 @@
 """Base against adapter: lm-eval's `hf` model twice, and lora-eval's engine once, side by side in one run.
 
-    python benchmarks/compare_vs_lm_eval.py --data DIR [--shape 25M] [--scale 1] [--only fixed_25] [--peer-batch 8]
+    python benchmarks/compare_vs_lm_eval.py --data DIR [--shape 25M] [--scale 1] [--only fixed_25]
+        [--peer-batch 8] [--four-arms | --next-adapter]
 
-DIR holds the public files hellaswag/val_sample1000.jsonl.gz, arc_easy/validation.jsonl.gz, mmlu/*.jsonl.gz and
-gsm8k/{test,train_sample}.jsonl.gz. Every cell runs in a process of its own with one thread; what counts is its
-CPU time (another program on the machine does not change it much), from the first task to the last figure, with
-models and libraries loaded before. `bound` is the time that the distinct tokens alone take at the rate of a large
-matrix product, measured in the same run. All figures of both sides must be equal, or the run fails.
+DIR holds the public files hellaswag/val_sample1000.jsonl.gz, arc_easy/validation.jsonl.gz, mmlu/*.jsonl.gz
+and gsm8k/{test,train_sample}.jsonl.gz. Every cell runs in a process of its own with one thread; what counts
+is its CPU time (another program on the machine changes it little), from the first task to the last figure,
+with models and libraries loaded before, the start-up probe and the controls left out. `bound` is the time
+that the distinct tokens alone would take at the rate of a large torch matrix product, measured in the same
+run. Figures of both sides must be equal.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +32,10 @@ CELLS = (
     "documents",
 )  # fmt: skip
 RANK = 16
+COLUMNS = (
+    "work", "lm-eval CPU s", "ours CPU s", "ratio", "wall ratio", "times the bound",
+    "tokens asked / computed", "computed / distinct", "outside the engine", "peak GiB lm-eval / ours", "figures",
+)  # fmt: skip
 
 
 def peer(arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
@@ -57,6 +62,8 @@ def peer(arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
 
 def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> dict:
     """lora-eval's engine: all adapters on one base, then the folders, as `compare` runs them."""
+    from lora_eval.engines.store import ResultStore
+    from lora_eval.engines.stored import StoredEngine
     from lora_eval.engines.transformers import open_engine
     from lora_eval.evaluate import open_suite
     from lora_eval.models import open_folder, open_resident
@@ -66,6 +73,9 @@ def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> di
     engine = open_engine(resident)
     engine.drafts = drafts = {}
     suite = open_suite(tasks=[task], include_path=str(tasks))
+    if store is not None:  # an earlier comparison, with another adapter, has filled it
+        engine = StoredEngine(engine, ResultStore(store), {"base": {"arm": "base"}})
+        suite.run(engine, "base", lambda *_: None)
     figures, work = {}, {}
     started, clock = time.process_time(), time.perf_counter()
     for name in arms:
@@ -77,7 +87,31 @@ def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> di
         figures[name] = {f"{r.task}/{r.metric}": r.value for r in result.results}
         work[name] = {key: engine.work[key] - before[key] for key in engine.work}
     cpu, wall = time.process_time() - started, time.perf_counter() - clock
-    return {"cpu": cpu, "wall": wall, "figures": figures, "work": work}
+    return {"cpu": cpu, "wall": wall, "figures": figures, "work": work,
+            "flops": sum(flops(engine, name in adapters) for name in arms)}  # fmt: skip
+
+
+def flops(engine, adapted: bool) -> float:
+    """Operations that scoring the engine's last plan takes: linear layers once for each distinct token,
+    attention for each pair that sees one another, the head for each scored place. 0 for generation.
+    """
+    import numpy
+
+    if not engine._plans:
+        return 0.0
+    config, plan = engine.resident.model.config, engine._plans[-1][1]
+    inner, width = config.intermediate_size, config.hidden_size
+    heads = config.num_attention_heads * config.head_dim
+    kv = config.num_key_value_heads * config.head_dim
+    shapes = [(width, heads), (width, kv), (width, kv), (heads, width), *[(width, inner)] * 3]
+    linear = sum(a * b + (RANK * (a + b) if adapted else 0) for a, b in shapes) * config.num_hidden_layers
+    pairs = float((plan.tree.depths + 1).sum())
+    scored = len(numpy.unique(plan._nodes))
+    return (
+        2 * linear * len(plan.tree)
+        + 4 * heads * config.num_hidden_layers * pairs
+        + 2 * width * config.vocab_size * scored
+    )
 
 
 def results(found: dict) -> dict[str, float]:
@@ -112,17 +146,24 @@ def worker(side: str, arguments: argparse.Namespace) -> None:
     if side == "peer":
         found = peer(arms, arguments.task, arguments.tasks, arguments.peer_batch)
     else:
-        found = ours(arms, arguments.task, arguments.tasks, None)
+        with tempfile.TemporaryDirectory() as folder:
+            store = Path(folder) / "results.sqlite" if arguments.next_adapter else None
+            found = ours(arms, arguments.task, arguments.tasks, store)
         found["rate"] = matrix_rate()
     found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("RESULT " + json.dumps(found))
 
 
-def run(side: str, arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
+def run(side: str, arms: dict[str, str], task: str, tasks: Path, arguments: argparse.Namespace) -> dict:
     """Start a worker; returns what it found."""
     command = [sys.executable, __file__, "--worker", side, "--arms", json.dumps(arms), "--task", task,
-               "--tasks", str(tasks), "--peer-batch", str(batch), "--data", "."]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+               "--tasks", str(tasks), "--peer-batch", str(arguments.peer_batch), "--data", ".",
+               *(["--next-adapter"] if arguments.next_adapter else [])]  # fmt: skip
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -153,6 +194,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CELLS)
     parser.add_argument("--peer-batch", type=int, default=8)
     parser.add_argument("--four-arms", action="store_true", help="base, adapter, merged and merged again")
+    parser.add_argument("--next-adapter", action="store_true", help="the base's answers are in the store")
     parser.add_argument("--no-peer", action="store_true", help="only ours, for profiling")
     parser.add_argument("--work", type=Path, help="keep models and tasks here")
     for name in ("worker", "arms", "task"):
@@ -175,22 +217,27 @@ def main() -> None:
 def table(arguments: argparse.Namespace, arms: dict[str, str], tasks: Path) -> None:
     """Print one row for each cell."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "lm-eval"))
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
-          f"Python {platform.python_version()}, {packages}; {arguments.shape}, float32, "
-          f"{len(arms)} arms, lm-eval at batch {arguments.peer_batch}, items x {arguments.scale}\n")  # fmt: skip
-    print("| work | lm-eval CPU s | ours CPU s | ratio | wall ratio | tokens asked / forwarded | forwarded / "
-          "distinct | outside the engine | peak GiB lm-eval / ours | figures |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}; "
+        f"{arguments.shape}, float32, {len(arms)} arms, lm-eval at batch {arguments.peer_batch}, items x {arguments.scale}"
+        f"{', base answered before' if arguments.next_adapter else ''}\n"
+    )
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     for cell in arguments.only or CELLS:
-        mine = run("ours", arms, cell, tasks, 1)
+        mine = run("ours", arms, cell, tasks, arguments)
         work = {key: sum(w[key] for w in mine["work"].values()) for key in next(iter(mine["work"].values()))}
         asked, forwarded = work["requested_tokens"], work["forwarded_tokens"]
-        row = f"{asked / forwarded:.2f} | {forwarded / work['distinct_tokens']:.3f} | "
+        bound = mine["flops"] / mine["rate"]
+        row = f"{mine['cpu'] / bound:.2f} | " if bound and not arguments.next_adapter else "- | "
+        row += f"{asked / forwarded:.2f} | {forwarded / work['distinct_tokens']:.3f} | "
         row += f"{1 - work['seconds'] / mine['wall']:.0%}"
         if arguments.no_peer:
-            print(f"| {cell} | - | {mine['cpu']:.1f} | - | - | {row} | - / {mine['peak']:.2f} | - |", flush=True)
+            print(
+                f"| {cell} | - | {mine['cpu']:.1f} | - | - | {row} | - / {mine['peak']:.2f} | - |", flush=True
+            )
             continue
-        theirs = run("peer", arms, cell, tasks, arguments.peer_batch)
+        theirs = run("peer", arms, cell, tasks, arguments)
         same = "equal" if equal(theirs["figures"], mine["figures"]) else "DIFFERENT"
         print(f"| {cell} | {theirs['cpu']:.1f} | {mine['cpu']:.1f} | **{theirs['cpu'] / mine['cpu']:.1f}** | "
               f"{theirs['wall'] / mine['wall']:.1f} | {row} | {theirs['peak']:.2f} / {mine['peak']:.2f} | "
