@@ -34,7 +34,8 @@ CELLS = (
 RANK = 16
 COLUMNS = (
     "work", "lm-eval CPU s", "ours CPU s", "ratio", "wall ratio", "times the bound",
-    "tokens asked / computed", "computed / distinct", "outside the engine", "peak GiB lm-eval / ours", "figures",
+    "tokens asked / computed", "computed / distinct", "outside the engine", "peak GiB lm-eval / ours",
+    "figures",
 )  # fmt: skip
 
 
@@ -220,7 +221,8 @@ def table(arguments: argparse.Namespace, arms: dict[str, str], tasks: Path) -> N
     print(
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}; "
-        f"{arguments.shape}, float32, {len(arms)} arms, lm-eval at batch {arguments.peer_batch}, items x {arguments.scale}"
+        f"{arguments.shape}, float32, {len(arms)} arms, lm-eval at batch {arguments.peer_batch}, "
+        f"items x {arguments.scale}"
         f"{', base answered before' if arguments.next_adapter else ''}\n"
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
