@@ -17,6 +17,7 @@ from lora_eval.protocols import ScoreRequest
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_LEAST_ATTENTION", 1)
 
 
 @pytest.fixture

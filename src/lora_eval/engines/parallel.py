@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from lora_eval.engines.tree import as_bytes, common_length
+from lora_eval.engines.wrapped import WrappedEngine
 from lora_eval.errors import CheckFailed, InputError, LoraEvalError
 from lora_eval.models.processes import world_size
 from lora_eval.protocols import Engine, Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
@@ -142,7 +143,7 @@ def connected(environment: Mapping[str, str] = os.environ) -> Iterator[Processes
         dist.destroy_process_group(None if ours else group)
 
 
-class ParallelEngine:
+class ParallelEngine(WrappedEngine):
     """Scores and generates with the engines of all processes, each for its part of the requests.
 
     Called in every process, with the same requests; every process gets all answers. `finished` and `progress`
@@ -154,28 +155,10 @@ class ParallelEngine:
     """
 
     def __init__(self, engine: Engine, processes: Processes) -> None:
-        self.name = engine.name
-        self.dtype = engine.dtype
-        self.max_length = engine.max_length
-        self.work: Counter[str] = Counter()
-        self._engine = engine
+        super().__init__(engine)
+        self.work = Counter()
         self._processes = processes
         self._plans: deque[_Plan] = deque(maxlen=_PLANS)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the engine."""
-        return self._engine.tokenizer
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of the arms, base first."""
-        return self._engine.arms
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_engine":  # while a copy is being made
-            raise AttributeError(name)
-        return getattr(self._engine, name)
 
     def score(
         self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None

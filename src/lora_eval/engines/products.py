@@ -18,25 +18,27 @@ from torch.nn.functional import linear as torch_linear
 from torch.nn.functional import scaled_dot_product_attention
 
 _LEAST = 1 << 20  # multiplications; a smaller product loses more to the call than it gains
+# For attention more: every shape is compiled once and kept, and short contexts have many.
+_LEAST_ATTENTION = 1 << 23
 
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _gains(a: torch.Tensor, multiplications: int) -> bool:
-    return _AVAILABLE and a.dtype == torch.float32 and a.device.type == "cpu" and multiplications >= _LEAST
+def _gains(a: torch.Tensor, multiplications: int, least: int) -> bool:
+    return _AVAILABLE and a.dtype == torch.float32 and a.device.type == "cpu" and multiplications >= least
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return x @ weight.T + bias for x (..., K) and weight (N, K)."""
-    if not _gains(x, x.numel() * weight.shape[0]):
+    if not _gains(x, x.numel() * weight.shape[0], _LEAST):
         return torch_linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def batched(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a @ b.transpose(1, 2) for a (heads, R, K) and b (heads, C, K)."""
-    if not _gains(a, a[0].numel() * b.shape[1]):
+    if not _gains(a, a[0].numel() * b.shape[1], _LEAST):
         return a @ b.transpose(1, 2)
     return torch.stack([linear(x, y.contiguous()) for x, y in zip(a, b, strict=True)])
 
@@ -52,7 +54,7 @@ def attend(
     additive mask (R, C), as (1, heads, R, value width). One head at a time: its scores stay in the cache.
     """
     rows, columns, width = query.shape[2], key.shape[2], query.shape[3]
-    if not _gains(query, rows * columns * width):
+    if not _gains(query, rows * columns * width, _LEAST_ATTENTION):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     query = query * (width**-0.5 if scale is None else scale)
     output = query.new_empty(*query.shape[:3], value.shape[3])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from lora_eval.engines.store import ResultStore
+from lora_eval.engines.wrapped import WrappedEngine
 from lora_eval.errors import RecordError
 from lora_eval.fingerprint import fingerprint_data
 from lora_eval.protocols import Engine, Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
@@ -53,7 +54,7 @@ class _Kind(Generic[Request, Answer]):
     unpack: Callable[[bytes], Answer]
 
 
-class StoredEngine:
+class StoredEngine(WrappedEngine):
     """Answers from the store what is there, asks `engine` for the rest and stores each step it finishes.
 
     `identities` maps an arm to a dictionary of all that decides its answers: fingerprints of weights and
@@ -69,28 +70,10 @@ class StoredEngine:
     def __init__(
         self, engine: StorableEngine, store: ResultStore, identities: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        self.name = engine.name
-        self.dtype = engine.dtype
-        self.max_length = engine.max_length
-        self.work = engine.work
-        self._engine = engine
+        super().__init__(engine)
+        self._numerics, self._digest = engine.numerics, engine.generation_digest
         self._store = store
         self._identities = {arm: fingerprint_data(dict(identity)) for arm, identity in identities.items()}
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the engine."""
-        return self._engine.tokenizer
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of the arms, base first."""
-        return self._engine.arms
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_engine":  # while a copy is being made
-            raise AttributeError(name)
-        return getattr(self._engine, name)
 
     def score(
         self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
@@ -186,9 +169,9 @@ class StoredEngine:
         decides = {
             "kind": kind,
             "engine": self.name,
-            "numerics": self._engine.numerics,
+            "numerics": self._numerics,
             "dtype": self.dtype,
-            "generation": self._engine.generation_digest if kind == "generate" else None,
+            "generation": self._digest if kind == "generate" else None,
             "arm": self._identities.get(arm),
             "byteorder": sys.byteorder,  # of token ids in keys and numbers in values
         }

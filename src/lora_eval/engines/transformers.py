@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import InputError, ModelError
-from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 
@@ -68,8 +67,7 @@ class TransformersEngine:
     @property
     def generation_digest(self) -> str:
         """Digest of the generation settings that the model brings along."""
-        settings = self.resident.model.generation_config.to_dict()
-        return fingerprint_data({k: v for k, v in settings.items() if k != "transformers_version"})
+        return self.resident.generation_digest
 
     @property
     def tokenizer(self) -> Any:

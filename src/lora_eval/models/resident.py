@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import ModelError
+from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models.adapters import check_adapter
 from lora_eval.models.dense import dequantize_nf4, fits_dense
 from lora_eval.models.locate import read_config, resolve_model
@@ -70,6 +71,12 @@ class Resident:
         import torch
 
         return str(torch.cuda.get_device_name(self.device))
+
+    @property
+    def generation_digest(self) -> str:
+        """Digest of the generation settings that the model brings along."""
+        settings = self.model.generation_config.to_dict()
+        return fingerprint_data({k: v for k, v in settings.items() if k != "transformers_version"})
 
     @contextlib.contextmanager
     def activate(self, arm: str) -> Iterator[PreTrainedModel]:

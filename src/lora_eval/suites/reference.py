@@ -20,7 +20,6 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from lora_eval.errors import InputError
-from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
 from lora_eval.suites.lm_eval import quiet
@@ -76,8 +75,7 @@ class ReferenceEngine:
     @property
     def generation_digest(self) -> str:
         """Digest of the generation settings that the model brings along."""
-        settings = self.resident.model.generation_config.to_dict()
-        return fingerprint_data({k: v for k, v in settings.items() if k != "transformers_version"})
+        return self.resident.generation_digest
 
     @property
     def tokenizer(self) -> Any:
