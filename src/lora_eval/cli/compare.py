@@ -91,7 +91,7 @@ def command(
 
     All adapters share one copy of the base's weights. The base of a QLoRA adapter is quantized as it was in
     training, and the report says so. The base is first compared with itself: a difference that is not exactly
-    zero ends with status 3. Interrupted, the same command resumes with the next arm.
+    zero ends with status 3. Interrupted or killed, the same command computes only the rest.
 
     OUT holds comparison.json, report.html, report.md and runs/ARM/.
 
