@@ -77,17 +77,17 @@ def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> di
     if store is not None:  # an earlier comparison, with another adapter, has filled it
         engine = StoredEngine(engine, ResultStore(store), {"base": {"arm": "base"}})
         suite.run(engine, "base", lambda *_: None)
-    figures, work = {}, {}
-    started, clock = time.process_time(), time.perf_counter()
+    figures, work, cpu, wall = {}, {}, 0.0, 0.0
     for name in arms:
         if name not in resident.arms:
             engine = open_engine(open_folder(Path(arms[name]), name=name, dtype="float32"))
             engine.drafts = drafts
-        before = engine.work.copy()
+        before, started, clock = engine.work.copy(), time.process_time(), time.perf_counter()
         result = suite.run(engine, name, lambda *_: None)
+        cpu += time.process_time() - started
+        wall += time.perf_counter() - clock
         figures[name] = {f"{r.task}/{r.metric}": r.value for r in result.results}
         work[name] = {key: engine.work[key] - before[key] for key in engine.work}
-    cpu, wall = time.process_time() - started, time.perf_counter() - clock
     return {"cpu": cpu, "wall": wall, "figures": figures, "work": work,
             "flops": sum(flops(engine, name in adapters) for name in arms)}  # fmt: skip
 
