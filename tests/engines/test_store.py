@@ -107,7 +107,7 @@ if os.getuid() == 0:
     os.setuid(65534)
 with ResultStore(Path(sys.argv[1])) as store:
     store.insert([(b"o" * 16, b"new")])
-    print(store.lookup([b"k" * 16, b"o" * 16]), store.writable, len(store.notes))
+    print(store.lookup([b"k" * 16, b"o" * 16]), store.writable, len(store.notes), flush=True)
     if sys.stdin.readline():
         print(store.lookup([b"k" * 16, b"o" * 16]))
 """
