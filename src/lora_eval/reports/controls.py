@@ -28,9 +28,7 @@ class Control:
 def controls(comparison: Comparison) -> list[Control]:
     """Return every control of the record, checks first."""
     found = [_control(name, value) for name, value in comparison.controls.items() if name != _REFERENCE]
-    found += [
-        Control("By lm-eval itself", None, reference_line(c)) for c in reference_checks(comparison)
-    ]
+    found += [Control("By lm-eval itself", None, reference_line(c)) for c in reference_checks(comparison)]
     return sorted(found, key=lambda control: control.passed is None)
 
 
