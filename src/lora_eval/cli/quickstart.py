@@ -110,7 +110,7 @@ def run_stages(
 
     stages: Sequence[tuple[str, Path, Callable[[], object]]] = (
         (
-            "1/5 QLoRA training (NF4 base, two minutes on two cores)",
+            "1/5 QLoRA training (NF4 base, about a minute)",
             out / "adapter",
             lambda: train_adapter(recipe, seed, out / "adapter", verbose, progress),
         ),
