@@ -15,8 +15,9 @@ from lora_eval.engines import attention
 from lora_eval.engines.attention import TreePlan
 from lora_eval.engines.cache import PathCache
 from lora_eval.engines.slots import Slots
-from lora_eval.engines.tree import Pack, TokenTree, as_bytes, nodes_of
+from lora_eval.engines.tree import Pack, TokenTree, nodes_of
 from lora_eval.models import Resident
+from lora_eval.sequences import as_bytes
 
 CPU = torch.device("cpu")
 # kv heads, query heads for each, width of keys, width of values

@@ -166,7 +166,7 @@ def test_end_tokens_of_the_settings(resident: Resident) -> None:
     own = copy.deepcopy(resident.model.generation_config)
     for value, expected in ((7, {7}), ([7, 9], {7, 9}), ((7,), {7}), (None, set())):
         own.eos_token_id = value
-        assert end_tokens(own) == expected
+        assert end_tokens(own.eos_token_id) == expected
 
 
 def test_settings_are_the_models_with_what_is_asked(resident: Resident) -> None:

@@ -16,9 +16,10 @@ from lora_eval.engines.attention import installed
 from lora_eval.engines.generation import Draft, Generator, Limits
 from lora_eval.engines.packs import PackRunner
 from lora_eval.engines.slots import Slots
-from lora_eval.engines.tree import TokenTree, as_bytes
+from lora_eval.engines.tree import TokenTree
 from lora_eval.models import Resident
 from lora_eval.protocols import GenerateRequest, Generation
+from lora_eval.sequences import as_bytes
 
 MODES = pytest.mark.parametrize("fused", [True, False], ids=["fused", "masked"])
 STOPS = (("e",), ("<|im_end|>",), ("a", "zz"), ("\n", "t"), ())

@@ -28,10 +28,11 @@ from lora_eval.engines.parallel import ALONE, ParallelEngine, Processes, connect
 from lora_eval.engines.store import ResultStore
 from lora_eval.engines.stored import StoredEngine
 from lora_eval.engines.transformers import TransformersEngine
-from lora_eval.engines.tree import TokenTree, as_bytes
+from lora_eval.engines.tree import TokenTree
 from lora_eval.errors import InputError, LoraEvalError
 from lora_eval.models import Resident, open_resident
 from lora_eval.protocols import Engine, GenerateRequest, ScoreRequest
+from lora_eval.sequences import as_bytes
 from tests.conftest import CHECKOUT, Result
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(as_bytes), max_size=30)

@@ -18,9 +18,10 @@ from lora_eval.engines.cache import PathCache
 from lora_eval.engines.packs import log_probabilities
 from lora_eval.engines.scoring import ScorePlan, score_plan
 from lora_eval.engines.transformers import TransformersEngine
-from lora_eval.engines.tree import as_bytes, nodes_of
+from lora_eval.engines.tree import nodes_of
 from lora_eval.models import Resident
 from lora_eval.protocols import Score, ScoreRequest
+from lora_eval.sequences import as_bytes
 
 MODES = pytest.mark.parametrize("fused", [True, False], ids=["fused", "masked"])
 

@@ -15,12 +15,11 @@ from lora_eval.engines.tree import (
     Path,
     Range,
     TokenTree,
-    as_bytes,
-    common_length,
     cut_path,
     nodes_of,
     subtree_ends,
 )
+from lora_eval.sequences import as_bytes, common_length
 
 # Few tokens, so that sequences share much; some differ in one byte only, the last is the largest there is.
 TOKENS = st.sampled_from([0, 1, 256, 65536, 2**31 - 1])

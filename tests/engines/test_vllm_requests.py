@@ -13,7 +13,6 @@ from lora_eval.engines.vllm_requests import (
     NEXT_TOKENS,
     Reading,
     Told,
-    count_work,
     generation_arguments,
     plan_readings,
     read_generation,
@@ -21,6 +20,7 @@ from lora_eval.engines.vllm_requests import (
 )
 from lora_eval.errors import InputError, LoraEvalError
 from lora_eval.protocols import GenerateRequest, ScoreRequest
+from lora_eval.sequences import count_work
 
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
 requests = st.lists(st.builds(ScoreRequest, tokens, tokens), max_size=30)

@@ -13,9 +13,10 @@ from lora_eval.engines.transformers import TransformersEngine
 from lora_eval.errors import InputError
 from lora_eval.models import IDENTITY, open_resident
 from lora_eval.protocols import Engine, GenerateRequest, ScoreRequest
+from lora_eval.sequences import count_work
 from lora_eval.suites.catalog import suite_of_tasks
 from lora_eval.suites.lm_eval import LmEvalSuite
-from lora_eval.suites.reference import ReferenceEngine, tree_size
+from lora_eval.suites.reference import ReferenceEngine
 from tests.conftest import save_tiny_tokenizer
 
 # lm-eval's `hf` model and PEFT under it, not ours.
@@ -119,7 +120,8 @@ def test_work_is_counted(engine: TransformersEngine) -> None:
     assert stock.work["forwarded_tokens"] == 6 + 2 + len(answer.token_ids) - 1  # the last is never read
     assert stock.work["requested_tokens"] == 15 + 2 + len(answer.token_ids)
     assert stock.work["distinct_tokens"] == 4 + 2 + len(answer.token_ids)
-    assert tree_size([(1, 2), (1, 2, 3), (1, 3), (2,), (1, 2), ()]) == 5
+    inputs = [(1, 2), (1, 2, 3), (1, 3), (2,), (1, 2), ()]
+    assert count_work(inputs, ())["distinct_tokens"] == 5
 
 
 def _state(resident: Any) -> dict[str, Any]:

@@ -60,9 +60,14 @@ class Row:
     def answer(self, tokenizer: Any, reason: str) -> Generation:
         """Return the text before the stop text, as lm-eval cuts it."""
         text = tokenizer.decode(self.tokens, skip_special_tokens=True)
-        for stop_text in self.request.until:
-            text = text.split(stop_text)[0] if stop_text else text
-        return Generation(text, tuple(self.tokens), reason)
+        return Generation(before_stop(text, self.request.until), tuple(self.tokens), reason)
+
+
+def before_stop(text: str, until: Sequence[str]) -> str:
+    """Return the text before the first of its stop texts, as lm-eval cuts it."""
+    for stop_text in until:
+        text = text.split(stop_text)[0] if stop_text else text
+    return text
 
 
 def generation_settings(model: Any, sampling: Mapping[str, Any]) -> Any:
@@ -83,9 +88,8 @@ def generation_settings(model: Any, sampling: Mapping[str, Any]) -> Any:
     return settings
 
 
-def end_tokens(settings: Any) -> frozenset[int]:
-    """Return the tokens that end an answer."""
-    value = settings.eos_token_id
+def end_tokens(value: Any) -> frozenset[int]:
+    """Return the tokens that end an answer, from what generation settings hold: one, several or None."""
     return frozenset(() if value is None else value if isinstance(value, (list, tuple)) else (int(value),))
 
 

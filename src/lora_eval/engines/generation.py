@@ -27,8 +27,9 @@ from lora_eval.engines.decoding import (
 from lora_eval.engines.groups import share_prefix
 from lora_eval.engines.packs import PackRunner, layer_masks
 from lora_eval.engines.slots import Slots
-from lora_eval.engines.tree import Ints, Pack, Path, TokenTree, as_bytes, cut_path, nodes_of
+from lora_eval.engines.tree import Ints, Pack, Path, TokenTree, cut_path, nodes_of
 from lora_eval.protocols import GenerateRequest, Generation
+from lora_eval.sequences import TOKEN_BYTES, as_bytes
 
 Finished = list[tuple[int, Generation]]
 Draft = Callable[[GenerateRequest], Sequence[int]]
@@ -81,7 +82,7 @@ class Generator:
                     choose = None if plain else chooser(self.model, settings, request)
                     rows.append(Row(number, request, self._stops(request.until), choose))
                 prefix = self._prefix(requests[rows[0].number].input_ids[:shared]) if shared else {}
-                ends = frozenset() if plain else end_tokens(settings)
+                ends = frozenset() if plain else end_tokens(settings.eos_token_id)
                 yield from _Session(self, rows, shared, prefix, ends).run()
 
     def _prefix(self, tokens: Sequence[int]) -> dict[int, KeyValue]:
@@ -113,7 +114,7 @@ def _wave(rows: Sequence[Row], drafts: Sequence[tuple[int, ...]]) -> _Wave:
     tree = TokenTree(texts)
     paths = [tree.path(text) for text in texts]
     asked = [
-        nodes_of(path, len(row.request.input_ids) - 1, len(text) // 4)
+        nodes_of(path, len(row.request.input_ids) - 1, len(text) // TOKEN_BYTES)
         for row, path, text in zip(rows, paths, texts, strict=True)
     ]
     return _Wave(rows, drafts, tree, paths, asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lora_eval.engines.tree import as_bytes, common_length
+from lora_eval.sequences import as_bytes, common_length
 
 _LEAST_PREFIX = 16  # tokens; a shorter one is not worth a product of its own in every step
 _LEAST_GROUP = 4  # rows

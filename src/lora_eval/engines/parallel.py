@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from lora_eval.engines.tree import as_bytes, common_length
 from lora_eval.engines.wrapped import WrappedEngine
 from lora_eval.errors import CheckFailed, InputError, LoraEvalError
 from lora_eval.models.processes import world_size
 from lora_eval.protocols import Engine, Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
+from lora_eval.sequences import as_bytes, common_length
 
 # How long a process waits for the slowest one. One that has died is noticed at once: its connection closes.
 _PATIENCE = timedelta(days=7)

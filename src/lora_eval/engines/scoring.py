@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from lora_eval.engines.packs import PackRunner, log_probabilities
-from lora_eval.engines.tree import Ints, TokenTree, as_bytes, nodes_of
+from lora_eval.engines.tree import Ints, TokenTree, nodes_of
 from lora_eval.protocols import Score, ScoreRequest
+from lora_eval.sequences import TOKEN_BYTES, as_bytes
 
 
 class ScorePlan:
@@ -24,11 +25,11 @@ class ScorePlan:
     def __init__(self, requests: Sequence[ScoreRequest]) -> None:
         texts = list(_inputs(requests))
         self.tree = TokenTree(texts)
-        self.requested_tokens = sum(len(text) // 4 for text in texts)
+        self.requested_tokens = sum(len(text) // TOKEN_BYTES for text in texts)
         self._lengths = [len(request.continuation_ids) for request in requests]
         self._offsets = np.concatenate(([0], np.cumsum(self._lengths, dtype=np.int64)))
         nodes = [
-            nodes_of(self.tree.path(text), len(text) // 4 - length, len(text) // 4)
+            nodes_of(self.tree.path(text), len(text) // TOKEN_BYTES - length, len(text) // TOKEN_BYTES)
             for text, length in zip(texts, self._lengths, strict=True)
         ]
         every = np.concatenate(nodes) if nodes else np.empty(0, np.int64)

@@ -28,7 +28,6 @@ class Slots(DynamicCache):  # type: ignore[misc]
         self._joined = joined
         self._buffers: dict[int, KeyValue] = {}
         self._turned: dict[int, torch.Tensor] = {}
-        self._mask: torch.Tensor | None = None
 
     @property
     def used(self) -> int:

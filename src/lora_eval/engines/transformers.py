@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lora_eval.errors import InputError, ModelError
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
+from lora_eval.sequences import as_bytes, count_work
 
 if TYPE_CHECKING:
     from lora_eval.engines.scoring import ScorePlan
@@ -123,7 +124,6 @@ class TransformersEngine:
         in tokens of prompts and answers, as if every answer took all it may.
         """
         from lora_eval.engines.generation import Generator
-        from lora_eval.engines.tree import TokenTree, as_bytes
 
         sizes = [len(request.input_ids) + request.max_new_tokens for request in requests]
         answers: dict[int, Generation] = {}
@@ -141,16 +141,12 @@ class TransformersEngine:
                     finished(part)
         for number, answer in answers.items():
             self.remember(arm, requests[number], answer)
-        new = sum(len(answer.token_ids) for answer in answers.values())
-        self.work["requests"] += len(requests)
-        self.work["requested_tokens"] += sum(len(request.input_ids) for request in requests) + new
-        self.work["distinct_tokens"] += len(TokenTree(as_bytes(r.input_ids) for r in requests)) + new
+        new_tokens = (len(answer.token_ids) for answer in answers.values())
+        self.work.update(count_work((request.input_ids for request in requests), new_tokens))
         return [answers[number] for number in range(len(requests))]
 
     def remember(self, arm: str, request: GenerateRequest, answer: Generation) -> None:
         """Keep a greedy answer as a draft for the arms to come."""
-        from lora_eval.engines.tree import as_bytes
-
         if self.drafts is not None and not request.sampling.get("do_sample"):
             self.drafts[as_bytes(request.input_ids)] = answer.token_ids
 
@@ -165,8 +161,6 @@ class TransformersEngine:
         return self._plans[-1][1]
 
     def _draft(self, request: GenerateRequest) -> tuple[int, ...]:
-        from lora_eval.engines.tree import as_bytes
-
         found = self.drafts.get(as_bytes(request.input_ids), ()) if self.drafts else ()
         return found[: request.max_new_tokens]
 

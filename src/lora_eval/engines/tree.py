@@ -7,17 +7,17 @@ tokens still needed later are always the path to the next one: a cache that hold
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from lora_eval.sequences import TOKEN_BYTES, common_length
+
 Ints = npt.NDArray[np.int64]
 Range = tuple[int, int]
-_BYTES = 4  # of a token id
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,9 @@ class TokenTree:
         for text in sorted(set(sequences)):
             shared = common_length(before, text)
             _cut(path, shared)
-            length = len(text) // _BYTES - shared
+            length = len(text) // TOKEN_BYTES - shared
             path.append(Segment(shared, size, length))
-            pieces.append(text[shared * _BYTES :])
+            pieces.append(text[shared * TOKEN_BYTES :])
             self._starts.append(size)
             self._paths[text] = tuple(path)
             self._grown.append(self._paths[text])
@@ -115,11 +115,6 @@ class TokenTree:
             pack = Pack(start, min(start + tokens, len(self)), int(self.depths[start]), before.places(path))
             yield pack
             before = pack
-
-
-def as_bytes(sequence: Sequence[int]) -> bytes:
-    """Return token ids as bytes, four for each: a compact key."""
-    return array("i", sequence).tobytes()
 
 
 def nodes_of(path: Path, first: int, last: int) -> Ints:
@@ -166,20 +161,3 @@ def _extend(ranges: list[Range], start: int, stop: int) -> None:
         ranges[-1] = (ranges[-1][0], stop)
     else:
         ranges.append((start, stop))
-
-
-def common_length(a: bytes, b: bytes) -> int:
-    """Return how many tokens two sequences (as `as_bytes` gives them) begin with alike."""
-    return _common(a, b) // _BYTES
-
-
-def _common(a: bytes, b: bytes) -> int:
-    """Length of the common beginning; by halving, because comparing slices is one call into C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.decoding import end_tokens
 from lora_eval.engines.vllm_process import EngineDied, VllmProcess, version
-from lora_eval.engines.vllm_requests import Ask, Told, count_work, generation_arguments, read_generation
+from lora_eval.engines.vllm_requests import Ask, Told, generation_arguments, read_generation
 from lora_eval.engines.vllm_startup import GENERATE, SCORE, Learned, Settled, learn, lora_rank, settle
 from lora_eval.errors import InputError
 from lora_eval.models import IDENTITY
 from lora_eval.models.locate import read_config
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
+from lora_eval.sequences import count_work
 
 # vLLM computes prompt log-probabilities for a whole chunk at once and outside its own memory plan: 2048 rows
 # of a vocabulary of 150,000 are 1.2 GB.
@@ -203,7 +205,7 @@ class VllmEngine:
         adapter = self._check(arm, GENERATE)
         started = time.perf_counter()
         defaults = self._learned.defaults
-        ends = _as_ids(defaults.get("eos_token_id"))
+        ends = end_tokens(defaults.get("eos_token_id"))
         answers: dict[int, Generation] = {}
         again: list[int] = []
 
@@ -260,7 +262,3 @@ def _ended(error: EngineDied) -> InputError:
         f"vLLM {version()} has ended while it was computing: {error}; start the command again, or use "
         "--engine transformers"
     )
-
-
-def _as_ids(value: Any) -> set[int]:
-    return set() if value is None else set(value) if isinstance(value, (list, tuple)) else {int(value)}

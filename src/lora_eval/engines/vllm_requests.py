@@ -7,13 +7,12 @@ choices of one token share one request, and an input as long as the model reads 
 
 from __future__ import annotations
 
-import itertools
 from array import array
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lora_eval.engines.decoding import before_stop
 from lora_eval.errors import InputError, LoraEvalError
 from lora_eval.protocols import GenerateRequest, Generation, Score, ScoreRequest
 
@@ -209,8 +208,7 @@ def read_generation(
     elif reason == "stop" and not (ids and ids[-1] in ends):
         return None
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    for stop in request.until:
-        text = text.split(stop)[0] if stop else text
+    text = before_stop(text, request.until)
     return Generation(text, ids, "stop" if reason == "stop" else "length")
 
 
@@ -228,19 +226,3 @@ def _stop_length(ids: Sequence[int], until: Sequence[str], tokenizer: Any) -> in
     while holds(length - 1):
         length -= 1
     return length
-
-
-def count_work(inputs: Sequence[tuple[int, ...]], answered: Iterable[int]) -> Counter[str]:
-    """Return `requested_tokens` and `distinct_tokens` (see `records.Work`) of the inputs of all requests;
-    `answered` are the inputs' numbers of new tokens.
-    """
-    new = sum(answered)
-    ordered = sorted(set(inputs))
-    distinct = sum(len(ids) - _shared(before, ids) for before, ids in itertools.pairwise([(), *ordered]))
-    return Counter(
-        requests=len(inputs), requested_tokens=sum(map(len, inputs)) + new, distinct_tokens=distinct + new
-    )
-
-
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

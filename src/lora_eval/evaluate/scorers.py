@@ -4,7 +4,6 @@ it; behind the store of results, with the answers of earlier arms as drafts.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,11 +117,6 @@ class Scorers:
 def opens_paths(factory: Any) -> bool:
     """Whether an engine loads models itself, from their folders."""
     return getattr(factory, "opens", "resident") == "paths"
-
-
-def release() -> None:
-    """Give back the memory of a model that nothing refers to any more: the next one needs it."""
-    gc.collect()
 
 
 def identity(resident: Resident, variant: Variant, quantization: dict[str, Any] | None) -> dict[str, Any]:

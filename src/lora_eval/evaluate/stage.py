@@ -8,6 +8,7 @@ through an adapter that does nothing, and every number must be equal.
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from lora_eval.evaluate.arms import (
 )
 from lora_eval.evaluate.controls import AnySuite, check_controls
 from lora_eval.evaluate.reference import check_reference as check_with_reference
-from lora_eval.evaluate.scorers import Scorer, Scorers, release
+from lora_eval.evaluate.scorers import Scorer, Scorers
 from lora_eval.models import Resident
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Run, Variant
@@ -119,14 +120,14 @@ def evaluate_arms(
         variants = processes.first("fingerprints", lambda: shared_variants(arms))
         asked.answer(scorer, variants, quantization)
         del scorer
-    release()
+    gc.collect()  # the next arm needs the memory
     for other in [*original_arm(arms, quantization), *arms.others]:
         progress(f"opening {other.name}", 0, 1)
         variant = processes.first(f"{other.name}: fingerprint", partial(folder_variant, other))
         with contextlib.closing(scorers.folder(other, arms.dtype)) as scorer:
             asked.answer(scorer, {other.name: variant}, None)
             del scorer
-        release()
+        gc.collect()
     if asked.references:
         controls["reference"] = asked.references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
@@ -155,12 +156,14 @@ class _Asked:
             _run(self.suite, engine, name, self.runs[name], variant=variant, quantization=quantization,
                  notes=scorer.notes, progress=self.scorers.progress,
                  processes=self.scorers.processes)  # fmt: skip
-        for name in variants if self.check_reference is not None else ():
-            if hasattr(scorer.engine, "drafts"):
-                scorer.engine.drafts = None
+        if self.check_reference is None:
+            return
+        if hasattr(scorer.engine, "drafts"):
+            scorer.engine.drafts = None
+        for name in variants:
             found = check_with_reference(
                 parallel(scorer.engine, self.scorers.processes), self.suite, name,
-                self.check_reference or 1, self.scorers.progress, self.scorers.processes,
+                self.check_reference, self.scorers.progress, self.scorers.processes,
             )  # fmt: skip
             self.references[name] = found.model_dump()
 

@@ -22,6 +22,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from lora_eval.errors import InputError
 from lora_eval.models import Resident
 from lora_eval.protocols import Finished, GenerateRequest, Generation, Progress, Score, ScoreRequest
+from lora_eval.sequences import count_work
 from lora_eval.suites.lm_eval import quiet
 
 
@@ -110,7 +111,7 @@ class ReferenceEngine:
                 self._report(began, found, finished)
                 progress(f"{arm}: scoring", len(scores), len(requests))
         inputs = [(r.context_ids + r.continuation_ids)[:-1] for r in requests]
-        self._count(inputs, [0] * len(inputs))
+        self.work.update(count_work(inputs, ()))
         return [scores[index] for index in range(len(requests))]
 
     def generate(
@@ -133,7 +134,8 @@ class ReferenceEngine:
                 self.work["forwarded_tokens"] += len(request.input_ids) + len(answers[-1].token_ids) - 1
                 self._report(began, [(index, answers[-1])], finished)
                 progress(f"{arm}: generating", len(answers), len(requests))
-        self._count([r.input_ids for r in requests], [len(answer.token_ids) for answer in answers])
+        new_tokens = (len(answer.token_ids) for answer in answers)
+        self.work.update(count_work((request.input_ids for request in requests), new_tokens))
         return answers
 
     def _generate(self, model: Any, request: GenerateRequest) -> Generation:
@@ -174,22 +176,6 @@ class ReferenceEngine:
         self.work["seconds"] += time.perf_counter() - began  # type: ignore[assignment]
         if finished:
             finished(found)
-
-    def _count(self, inputs: Sequence[tuple[int, ...]], generated: Sequence[int]) -> None:
-        self.work["requests"] += len(inputs)
-        self.work["requested_tokens"] += sum(map(len, inputs)) + sum(generated)
-        self.work["distinct_tokens"] += tree_size(inputs) + sum(generated)
-
-
-def tree_size(inputs: Sequence[tuple[int, ...]]) -> int:
-    """Return how many different prefixes the inputs have: the nodes of their token tree."""
-    size = 0
-    before: tuple[int, ...] = ()
-    for ids in sorted(set(inputs)):
-        shared = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
-        size += len(ids) - shared
-        before = ids
-    return size
 
 
 @contextlib.contextmanager
