@@ -2,7 +2,7 @@
 
 Importing this module registers the model `lora_eval` with lm-eval:
 `lm_eval.simple_evaluate(model="lora_eval", model_args="pretrained=BASE,peft=ADAPTER", tasks=[...])`;
-its command line gets it through `harness`.
+its command line gets it through `announce`.
 It imports lm_eval and torch, so it is imported only where a suite runs.
 """
 

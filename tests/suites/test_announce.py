@@ -1,4 +1,4 @@
-"""lm-eval's command line knows our model, in a process of its own."""
+"""lm-eval's own command line knows our model, in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lora_eval.suites.harness", *arguments],
+        [sys.executable, "-m", "lm_eval", *arguments],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -43,15 +43,30 @@ def test_the_command_gives_the_figures_of_the_hf_model(
     assert found["config"]["model"] == "lora_eval"
 
 
-def test_it_is_lm_evals_command_line() -> None:
-    done = _run("run", "--help")
-    assert done.returncode == 0
-    assert "--include_path" in done.stdout
-    assert _run("--nonsense").returncode != 0
+def test_a_process_without_lm_eval_does_not_import_it() -> None:
+    code = "import torch, sys; assert not {'lm_eval', 'lora_eval.suites.bridge'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_torch_can_be_imported_where_lm_eval_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "lm_eval").mkdir()
+    (tmp_path / "lm_eval" / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", "import lm_eval, torch; print(torch.ones(1).item())"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "1.0\n"
+    assert "does not know the model 'lora_eval'" in done.stderr
 
 
 @pytest.mark.parametrize(
-    "announced", ["import lora_eval.suites.bridge", "registry.register(name, target=entry)"]
+    "announced",
+    ["import torch", "import lora_eval.suites.bridge", "registry.register(name, target=entry)"],
 )
 def test_the_model_is_found_however_it_was_announced(announced: str) -> None:
     code = f"""
