@@ -1,7 +1,16 @@
 """What flows between the stages: immutable, written once, read strictly. No library but pydantic."""
 
 from lora_eval.records.base import Record
-from lora_eval.records.comparison import Arm, Comparison, Pair, TaskComparison, Verdict
+from lora_eval.records.comparison import (
+    Arm,
+    ArmRun,
+    Comparison,
+    Pair,
+    SuitePair,
+    SuiteScore,
+    TaskComparison,
+    Verdict,
+)
 from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
@@ -14,6 +23,7 @@ from lora_eval.records.verification import Divergence, Verification
 
 __all__ = [
     "Arm",
+    "ArmRun",
     "ChatTemplate",
     "Comparison",
     "DataSection",
@@ -34,6 +44,8 @@ __all__ = [
     "Run",
     "SampleRow",
     "Step",
+    "SuitePair",
+    "SuiteScore",
     "TaskComparison",
     "TaskEntry",
     "TaskResult",

@@ -11,14 +11,28 @@ from lora_eval.records.base import Record
 Verdict = Literal["better", "worse", "not_worse", "inconclusive"]
 
 
+class ArmRun(Record):
+    """One training run of an arm that has several: it was scored as the run `runs/NAME`."""
+
+    name: str
+    fingerprint: str | None
+    path: str
+
+
 class Arm(Record):
-    """One column of the comparison. `notes` say how it was opened (for example `base quantized to NF4`)."""
+    """One column of the comparison. `notes` say how it was opened (for example `base quantized to NF4`).
+
+    `runs` names the training runs (seeds) of an arm that has several, else it is empty. Such an arm's value
+    of an item is the mean over its runs; it has no weights of its own (`fingerprint` None) and no folder
+    `runs/NAME`.
+    """
 
     name: str
     kind: str
     fingerprint: str | None
     path: str
     notes: tuple[str, ...] = ()
+    runs: tuple[ArmRun, ...] = ()
 
 
 class Pair(Record):
@@ -31,6 +45,20 @@ class Pair(Record):
     pair if the difference seen is the true one (None: no n would, or none is needed). `missing` counts items
     that only one arm answered or that have no value. `ratio` (b over a) is set for perplexities only.
     Undefined is None with a reason, never 0.
+
+    `p_adjusted` is Holm's, over the primary lines of this pair of arms: verdicts rest on it. `p_bh` is
+    Benjamini and Hochberg's, for exploration: over the same lines, and for the tasks of a group over the
+    tasks of that group. `p_mid` is the mid-p value where the test is an exact one.
+
+    `equivalent` (None without a margin, or where nothing bounds the difference) says whether the interval
+    lies inside -margin to +margin; `p_equivalence` is the larger of the two one-sided p-values (TOST), below
+    (1 - level) / 2 exactly where `equivalent` is true.
+
+    `standard_error` and `degrees_of_freedom` are those of the t interval, None for other methods; for
+    perplexities and bits they are of the log ratio r in nats. `clusters` counts the independent units where
+    items come in clusters, else None. `run_differences` are the differences of each training run, in the
+    order of `Arm.runs` (of b where it has several, else of a); empty where both arms are one run.
+    `between_runs_sd` is their estimated standard deviation without the noise of the items.
     """
 
     a: str
@@ -55,6 +83,15 @@ class Pair(Record):
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    p_mid: float | None = None
+    p_bh: float | None = None
+    equivalent: bool | None = None
+    p_equivalence: float | None = None
+    standard_error: float | None = None
+    degrees_of_freedom: float | None = None
+    clusters: int | None = None
+    run_differences: tuple[float, ...] = ()
+    between_runs_sd: float | None = None
 
 
 class TaskComparison(Record):
@@ -77,6 +114,41 @@ class TaskComparison(Record):
     dropped_items: int = 0
 
 
+class SuitePair(Record):
+    """Arm `b` against arm `a` on the mean of several tasks; `difference` is the mean of their differences.
+
+    The interval is two-sided at `level`; `degrees_of_freedom` is Satterthwaite's. Undefined is None, and
+    `reason` says why.
+    """
+
+    a: str
+    b: str
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    level: float
+    standard_error: float | None
+    degrees_of_freedom: float | None
+    p_value: float | None
+    mde: float | None
+    method: str
+    reason: str | None = None
+
+
+class SuiteScore(Record):
+    """Macro average: the mean over `tasks` of each task's main metric, every task counting the same.
+
+    `role` None is over all tasks, else over those with that role. Only metrics from 0 to 1 of which more is
+    better are averaged; `left_out` names the other tasks, each with its reason. It carries no verdict.
+    """
+
+    role: Literal["target", "guard", "other"] | None = None
+    tasks: tuple[str, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    means: dict[str, float | None]
+    pairs: tuple[SuitePair, ...]
+
+
 class Comparison(Record):
     """`comparison.json`: what `compare` writes and every report is made from."""
 
@@ -85,6 +157,7 @@ class Comparison(Record):
     arms: tuple[Arm, ...]
     suite: dict[str, Any]
     tasks: tuple[TaskComparison, ...]
+    suite_scores: tuple[SuiteScore, ...] = ()
     controls: dict[str, Any] = Field(default_factory=dict)
     gate: dict[str, Any] | None = None
     timing: dict[str, Any] = Field(default_factory=dict)
