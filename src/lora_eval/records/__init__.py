@@ -12,6 +12,7 @@ from lora_eval.records.comparison import (
     Verdict,
 )
 from lora_eval.records.export import MergeAudit, TensorAudit
+from lora_eval.records.gate import Gate, GateCheck, GateResult, GateRule, GateVerdict
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
@@ -30,6 +31,11 @@ __all__ = [
     "Divergence",
     "EvalSuite",
     "FamilyCheck",
+    "Gate",
+    "GateCheck",
+    "GateResult",
+    "GateRule",
+    "GateVerdict",
     "Hardware",
     "Lineage",
     "LoadedRun",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lora_eval.records.base import Record
+from lora_eval.records.gate import GateResult
 
 Verdict = Literal["better", "worse", "not_worse", "inconclusive"]
 
@@ -159,7 +160,7 @@ class Comparison(Record):
     tasks: tuple[TaskComparison, ...]
     suite_scores: tuple[SuiteScore, ...] = ()
     controls: dict[str, Any] = Field(default_factory=dict)
-    gate: dict[str, Any] | None = None
+    gate: GateResult | None = None
     timing: dict[str, Any] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
