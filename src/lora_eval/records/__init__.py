@@ -9,6 +9,7 @@ from lora_eval.records.comparison import (
     SuitePair,
     SuiteScore,
     TaskComparison,
+    VariancePart,
     Verdict,
 )
 from lora_eval.records.export import MergeAudit, TensorAudit
@@ -57,6 +58,7 @@ __all__ = [
     "TaskResult",
     "TensorAudit",
     "TrainingLog",
+    "VariancePart",
     "Variant",
     "VariantKind",
     "Verdict",

@@ -36,6 +36,14 @@ class Arm(Record):
     runs: tuple[ArmRun, ...] = ()
 
 
+class VariancePart(Record):
+    """One source of the variance of a difference: the items asked, or the training runs of an arm."""
+
+    source: Literal["items", "runs of a", "runs of b"]
+    variance: float
+    degrees_of_freedom: float
+
+
 class Pair(Record):
     """Arm `b` against arm `a` on one task and metric, paired by item.
 
@@ -55,11 +63,13 @@ class Pair(Record):
     lies inside -margin to +margin; `p_equivalence` is the larger of the two one-sided p-values (TOST), below
     (1 - level) / 2 exactly where `equivalent` is true.
 
-    `standard_error` and `degrees_of_freedom` are those of the t interval, None for other methods; for
-    perplexities and bits they are of the log ratio r in nats. `clusters` counts the independent units where
-    items come in clusters, else None. `run_differences` are the differences of each training run, in the
-    order of `Arm.runs` (of b where it has several, else of a); empty where both arms are one run.
-    `between_runs_sd` is their estimated standard deviation without the noise of the items.
+    `standard_error` is that of the t interval, None for other methods; for perplexities and bits it is of
+    the log ratio r in nats. `variance_parts` are its square's parts; with one of them the interval is
+    Student's with `degrees_of_freedom`, with several (training runs) it is Banerjee's and
+    `degrees_of_freedom` is None. `clusters` counts the independent units where items come in clusters, else
+    None; `effective_n` is what right-or-wrong items in clusters count for. `run_differences` are the
+    differences of each training run, in the order of `Arm.runs` (of b where it has several, else of a), empty
+    where both arms are one run; `between_runs_sd` is their standard deviation.
     """
 
     a: str
@@ -90,7 +100,9 @@ class Pair(Record):
     p_equivalence: float | None = None
     standard_error: float | None = None
     degrees_of_freedom: float | None = None
+    variance_parts: tuple[VariancePart, ...] = ()
     clusters: int | None = None
+    effective_n: float | None = None
     run_differences: tuple[float, ...] = ()
     between_runs_sd: float | None = None
 
