@@ -90,9 +90,9 @@ class GateCheck(Record):
     `rule` counts from 0, as `rules[0]` does. `measure` says what is bounded: the gain of `b` over `a` in the
     metric's better direction, or the ratio of perplexities b over a. `threshold` is on that scale: a
     `max_drop` of 0.02 is a gain of -0.02. `low` and `high` are one-sided bounds, each at `level` on its own
-    (None: there are none, and `reasons` say why); `level` is the gate's, or the higher one of a stored interval
-    that cannot be computed again. `n` items have a value in both arms, `invalid` do not. `n_needed` items would
-    probably decide an inconclusive check.
+    (None: there are none, and `reasons` say why). `level` is the gate's, or the higher one of a stored
+    interval that cannot be computed again. `n` items have a value in both arms, `invalid` do not. `n_needed`
+    items would probably decide an inconclusive check.
     """
 
     rule: int
