@@ -61,7 +61,7 @@ def overall(verdicts: list[GateVerdict]) -> GateVerdict:
 
 
 def decide(low: float | None, high: float | None, threshold: float) -> GateVerdict:
-    """Return the verdict on a gain that is above `low` and below `high`, each at the level (None: unknown)."""
+    """Return the verdict on a gain above `low` and below `high`, each at the gate's level (None: unknown)."""
     if low is not None and low > threshold:
         return "PASS"
     return "FAIL" if high is not None and high < threshold else "INCONCLUSIVE"
@@ -69,7 +69,7 @@ def decide(low: float | None, high: float | None, threshold: float) -> GateVerdi
 
 def threshold_of(condition: str, limit: float) -> float:
     """Return a rule's number on the scale that is bounded: a drop is a negative gain."""
-    return 0.0 - limit if condition == "max_drop" else limit  # 0.0 - 0.0 is 0.0, and -0.0 would be printed
+    return (-limit if condition == "max_drop" else limit) + 0.0  # + 0.0: no -0.0, which would be printed
 
 
 def check_target(target: Target, level: float) -> GateCheck:
@@ -151,9 +151,11 @@ def _needed(target: Target, bounds: Bounds, threshold: float) -> int | None:
     pair = target.pair
     if pair.mde is None or bounds.estimate is None:
         return None
-    confidence = 2.0 * bounds.level - 1.0
+    confidence, distance = 2.0 * bounds.level - 1.0, abs(bounds.estimate - threshold)
     mde = pair.mde * normal_mde(1.0, confidence) / normal_mde(1.0, pair.level)
-    return needed_n(pair.n, mde, abs(bounds.estimate - threshold), level=confidence)
+    if distance < 1e-4 * mde:  # a hundred million times the items: no number to give
+        return None
+    return needed_n(pair.n, mde, distance, level=confidence)
 
 
 def _minus(value: float | None) -> float | None:

@@ -111,8 +111,10 @@ def _pairs(comparison: Comparison, rule: GateRule) -> set[tuple[str, str]]:
     else:
         chosen = [name for name in known if name == rule.arm or fnmatchcase(name, rule.arm)]
     if not chosen:
-        wanted = f"no arm '{rule.arm}'{suggest(rule.arm, known)}" if rule.arm else "no arm"
-        raise _NoMatchError(f"arm: {wanted} was compared with {base}; known: {', '.join(known) or 'none'}")
+        wanted, near = (f"no arm '{rule.arm}'", suggest(rule.arm, known)) if rule.arm else ("no arm", "")
+        raise _NoMatchError(
+            f"arm: {wanted} was compared with {base}{near}; known: {', '.join(known) or 'none'}"
+        )
     return {(base, name) for name in chosen}
 
 
