@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lora_eval.engines.transformers import TransformersEngine, open_engine
 from lora_eval.errors import ControlFailed, InputError
 from lora_eval.evaluate import open_suite
 from lora_eval.evaluate.reference import check_reference, compare_rows
+from lora_eval.evaluate.selection import drawn, some_of_each
 from lora_eval.models import open_resident
 from lora_eval.protocols import Generation, Score
 from lora_eval.records import SampleRow
@@ -43,14 +45,17 @@ def test_in_float32_the_engine_is_lm_eval(engine: TransformersEngine, everything
     steps = []
     check = check_reference(engine, everything, "tuned", 16, lambda *step: steps.append(step[0]))
     assert (check.arm, check.engine, check.dtype) == ("tuned", "transformers", "float32")
-    assert check.items == 16
-    assert check.requests == 4 * 3 + 4 + 4 + 4  # three choices; a text, a document and an ending
+    assert (check.items, check.seed) == (16, everything.record.seed)
+    drawn_items = drawn(everything, 16, check.seed)
+    each = {"t_choice": 3, "t_generate": 1, "t_rolling": 1, "t_last": 1}  # requests of an item
+    assert check.requests == sum(each[name] * len(items) for name, items in drawn_items.items())
     assert check.max_relative_difference < 1e-5
     assert (check.choice_flips, check.metric_flips, check.text_differences) == (0, 0, 0)
-    assert (check.choices, check.texts) == (4, 4)
+    found = (check.choices, check.texts)
+    assert found == (len(drawn_items["t_choice"]), len(drawn_items["t_generate"]))
     assert set(steps) == {"reference check", "reference check, lm-eval"}
     line = reference_line(check)
-    assert "0 of 4 choices flip; 0 of 4 texts differ" in line
+    assert f"0 of {found[0]} choices flip; 0 of {found[1]} texts differ" in line
     assert "rounds" not in line
 
 
@@ -84,9 +89,34 @@ def test_how_many_items_it_costs(engine: TransformersEngine, tasks: Path) -> Non
     parts = [open_suite(tasks=[name], include_path=str(tasks)) for name in ("t_choice", "t_last")]
     both = CombinedSuite(parts)
     assert check_reference(engine, both, "base", 6, _silent).items == 6
-    assert check_reference(engine, both, "base", 1, _silent).items == 2  # one of every task
+    assert check_reference(engine, both, "base", 1, _silent).items == 1  # whatever the number of tasks
+    assert check_reference(engine, both, "base", 99, _silent).items == 28  # all that there are
     with pytest.raises(InputError, match="at least 1 item, got 0"):
         check_reference(engine, both, "base", 0, _silent)
+
+
+def test_items_are_drawn_from_all_tasks_together(everything: LmEvalSuite) -> None:
+    draws = [drawn(everything, 12, seed) for seed in range(400)]
+    assert {sum(map(len, found.values())) for found in draws} == {12}
+    assert draws[0] == drawn(everything, 12, 0) != draws[1]
+    assert any(len(found) < 4 for found in draws)  # no task has a right to an item
+    counted = Counter(task for found in draws for task, items in found.items() for _ in items)
+    whole = {name: len(items) for name, items in everything.items.items()}
+    for name, n in whole.items():
+        assert counted[name] / (12 * 400) == pytest.approx(n / sum(whole.values()), abs=0.03)
+    assert all(set(items) <= set(everything.items[task]) for found in draws for task, items in found.items())
+
+
+def test_controls_see_every_task(tasks: Path) -> None:
+    suite = open_suite(tasks=["t_group", "t_generate"], include_path=str(tasks))
+    chosen = some_of_each(suite, 8)
+    assert {name: len(items) for name, items in chosen.items()} == {
+        "t_choice": 4,
+        "t_last": 4,
+        "t_generate": 8,
+    }
+    assert chosen["t_last"] == [0, 3, 7, 10]
+    assert some_of_each(suite, 1) == {"t_choice": [0], "t_last": [0], "t_generate": [0]}
 
 
 def test_an_engine_without_a_model_here_is_refused(
@@ -105,7 +135,7 @@ def _row(**values: Any) -> SampleRow:
 def test_rows_are_counted_once_for_each_item() -> None:
     filters = [_row(filter="a", metrics={"em": 1.0}), _row(filter="b", metrics={"em": None})]
     other = [_row(filter="a", metrics={"em": 0.0}), _row(filter="b", metrics={"em": None})]
-    check = compare_rows(filters, other, arm="x", engine="e", dtype="float32")
+    check = compare_rows(filters, other, arm="x", engine="e", dtype="float32", seed=1)
     assert (check.items, check.texts, check.metrics, check.metric_flips) == (1, 1, 1, 1)
     assert (check.max_difference, check.mean_difference, check.max_relative_difference) == (None,) * 3
     assert reference_line(check) == (
@@ -116,4 +146,4 @@ def test_rows_are_counted_once_for_each_item() -> None:
 def test_other_prompts_are_an_error() -> None:
     for theirs in ([_row(prompt_sha256="q")], []):
         with pytest.raises(ControlFailed, match="other prompts"):
-            compare_rows([_row()], theirs, arm="x", engine="e", dtype="float32")
+            compare_rows([_row()], theirs, arm="x", engine="e", dtype="float32", seed=1)

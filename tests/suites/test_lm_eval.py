@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from lora_eval.errors import InputError, TaskError
 from lora_eval.models import IDENTITY
 from lora_eval.protocols import Suite
 from lora_eval.records import EvalSuite, TaskEntry, TaskResult
+from lora_eval.suites.bridge import Answers
 from lora_eval.suites.catalog import suite_of_tasks
 from lora_eval.suites.combined import CombinedSuite
-from lora_eval.suites.lm_eval import LmEvalSuite, spaced
+from lora_eval.suites.lm_eval import LmEvalSuite
+from lora_eval.suites.loading import spaced
 
 # lm-eval's `hf` model and PEFT under it, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -129,11 +132,110 @@ def test_limits_are_the_first_items_or_evenly_spaced_ones(tasks: Path, engine: T
     ]
     both = LmEvalSuite(record, Path(), limit=3).run(engine, "base", _silent).rows
     assert [row.item_id for row in both] == [0, 2, 5]
-    sample = _suite(tasks, ["t_choice"]).run(engine, "base", _silent, sample=7).rows
-    assert [row.item_id for row in sample] == [0, 2, 4, 6, 8, 10, 12]
     whole = {row.item_id: row for row in _suite(tasks, ["t_choice"]).run(engine, "base", _silent).rows}
     assert all(whole[row.item_id].doc_hash == row.doc_hash for row in both)
     assert spaced(3, None) == spaced(3, 9) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_chosen_items_are_asked_as_in_the_whole_run(
+    chat: bool, tasks: Path, engine: TransformersEngine
+) -> None:
+    names = ["t_choice", "t_generate"] if chat else NAMES
+    entries = tuple(TaskEntry(task=name, limit=6 if name == "t_choice" else None) for name in names)
+    record = EvalSuite(
+        name="x", version="1", tasks=entries, include_path=str(tasks), apply_chat_template=chat
+    )
+    whole = LmEvalSuite(record, Path()).run(engine, "base", _silent)
+    suite = LmEvalSuite(record, Path())
+    assert suite.items["t_choice"] == (0, 2, 4, 7, 9, 11)
+    chosen = {name: items[-1:0:-2] for name, items in suite.items.items()}  # not in order, without the first
+    assert chosen["t_choice"] == (11, 7, 2)
+    part = suite.run(engine, "base", _silent, items=chosen)
+    _check_equal(part.rows, [row for row in whole.rows if row.item_id in chosen[row.task]])
+    assert {row.task for row in part.rows} == set(names)
+    assert {result.n for result in part.results if result.task == "t_choice"} == {3}
+    accuracy = next(r.value for r in part.results if (r.task, r.metric) == ("t_choice", "acc"))
+    own = [row.metrics["acc"] for row in part.rows if row.task == "t_choice"]
+    assert accuracy == sum(own) / 3
+    assert suite.run(engine, "base", _silent) == whole
+    one = suite.run(engine, "base", _silent, items={"t_generate": [3], "t_choice": []})
+    assert [(row.task, row.item_id, row.filter) for row in one.rows] == [
+        ("t_generate", 3, "first"),
+        ("t_generate", 3, "letters"),
+    ]
+    _check_equal(one.rows, [row for row in whole.rows if (row.task, row.item_id) == ("t_generate", 3)])
+
+
+def _check_equal(rows: list[Any], others: list[Any]) -> None:
+    """Everything is the same but the last digits of log-likelihoods: other requests lie beside them."""
+    for row, other in zip(rows, others, strict=True):
+        assert row.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-5)
+        assert row.metrics == pytest.approx(other.metrics, rel=1e-5)
+        assert replace(row, log_likelihoods=(), metrics={}) == replace(other, log_likelihoods=(), metrics={})
+
+
+def test_samplings_of_chosen_items_are_those_of_the_whole_run(
+    tasks: Path, engine: TransformersEngine
+) -> None:
+    generation = {"do_sample": True, "temperature": 1.0}
+    record = EvalSuite(
+        name="x",
+        version="1",
+        tasks=("t_generate",),
+        include_path=str(tasks),
+        generation=generation,
+    )
+    suite = LmEvalSuite(record, Path())
+    whole = suite.run(engine, "base", _silent).rows
+    part = suite.run(engine, "base", _silent, items={"t_generate": [5, 12]}).rows
+    assert part == [row for row in whole if row.item_id in (5, 12)]
+    assert len({row.output for row in whole}) > 1
+
+
+def test_a_group_with_a_part_of_its_tasks_has_no_figure(tasks: Path, engine: TransformersEngine) -> None:
+    suite = _suite(tasks, ["t_group"])
+    part = suite.run(engine, "base", _silent, items={"t_last": [1, 2]})
+    assert {result.task for result in part.results} == {"t_last"}
+    both = suite.run(engine, "base", _silent, items={"t_last": [1, 2], "t_choice": [0]})
+    accuracy = {r.task: r.value for r in both.results if r.metric == "acc"}
+    assert accuracy["t_group"] == pytest.approx((2 * accuracy["t_last"] + accuracy["t_choice"]) / 3)
+
+
+def test_items_that_the_run_does_not_ask_are_refused(tasks: Path, engine: TransformersEngine) -> None:
+    suite = _suite(tasks, ["t_choice"], limit=4)
+    with pytest.raises(TaskError, match="'t_choice': the run has no item 4; it has 4 items"):
+        suite.run(engine, "base", _silent, items={"t_choice": [1, 4]})
+    with pytest.raises(TaskError, match="'t_other': the run has no item 0; it has 0 items"):
+        suite.run(engine, "base", _silent, items={"t_other": [0]})
+
+
+def test_what_was_answered_is_not_asked_again(
+    tasks: Path, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _suite(tasks).run(engine, "tuned", _silent)
+    suite, answers = _suite(tasks), Answers()
+    first = {name: items[::2] for name, items in suite.items.items()}
+    early = suite.run(engine, "tuned", _silent, items=first, answers=answers)
+    _check_equal(early.rows, [row for row in whole.rows if row.item_id in first[row.task]])
+    asked: list[int] = []
+    for name in ("score", "generate"):
+        ask = getattr(engine, name)
+        monkeypatch.setattr(
+            engine, name, lambda arm, r, *rest, ask=ask: asked.append(len(r)) or ask(arm, r, *rest)
+        )
+    late = suite.run(engine, "tuned", _silent, answers=answers)
+    _check_equal(late.rows, whole.rows)
+    for result in late.results:
+        check_figure(result, next(r.value for r in whole.results if _name(r) == _name(result)))
+    assert sum(asked) == 7 * 3 + 7 + 3 + 1 + 7  # choices, texts, documents (one in two windows), endings
+    asked.clear()
+    assert suite.run(engine, "tuned", _silent, answers=answers) == late
+    assert asked == []
+
+
+def _name(result: TaskResult) -> tuple[str, str, str]:
+    return result.task, result.metric, result.filter
 
 
 def test_groups_and_tags_are_run_whole(tasks: Path, engine: TransformersEngine) -> None:

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     "--check-reference",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Answer K items with stock lm-eval too, and print what differs.",
+    help="Answer K random items with stock lm-eval too, and print what differs.",
 )
 @click.option(
     "--fixed-fewshot", is_flag=True, help="One draw of shots for all items: another benchmark, much cheaper."

@@ -6,14 +6,12 @@ import time
 from typing import Any
 
 from lora_eval.errors import ControlFailed
+from lora_eval.evaluate.selection import AnySuite, some_of_each
 from lora_eval.models import IDENTITY
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import SampleRow
-from lora_eval.suites.combined import CombinedSuite
-from lora_eval.suites.lm_eval import LmEvalSuite
 
 CONTROL_ITEMS = 8
-AnySuite = LmEvalSuite | CombinedSuite
 _HOW = {"determinism": "scored again", "identity": "through an adapter that does nothing"}
 
 
@@ -27,9 +25,10 @@ def check_controls(
         ControlFailed: a number or answer differs; names task, item and both values.
     """
     started = time.perf_counter()
+    items = some_of_each(suite, CONTROL_ITEMS)
 
     def answers(arm: str, what: str) -> list[SampleRow]:
-        return suite.run(engine, arm, _labelled(progress, what), sample=CONTROL_ITEMS).rows
+        return suite.run(engine, arm, _labelled(progress, what), items=items).rows
 
     first = answers(base, "control")
     checks = {"determinism": answers(base, "control, again")}

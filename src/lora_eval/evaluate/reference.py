@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lora_eval.engines.parallel import ALONE, Processes, parallel
 from lora_eval.errors import ControlFailed, InputError
-from lora_eval.evaluate.controls import AnySuite
+from lora_eval.evaluate.selection import AnySuite, drawn
 from lora_eval.models import Resident
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records.reference import ReferenceCheck
@@ -25,8 +25,9 @@ def check_reference(
     progress: Progress,
     processes: Processes = ALONE,
 ) -> ReferenceCheck:
-    """Answer about `k` items of the suite (evenly spaced, at least one of every task) on `arm` twice, by the
-    engine and by stock lm-eval at batch size 1 on the same model, and count what differs.
+    """Answer `k` items (or all, if there are fewer) on `arm` twice, by the engine and by stock lm-eval at
+    batch size 1 on the same model, and count what differs. The items are drawn at random, with the suite's
+    seed, from those of all tasks together.
 
     Raises:
         InputError: k is below 1, or the engine holds no model in this process.
@@ -42,18 +43,18 @@ def check_reference(
         )
     from lora_eval.suites.reference import ReferenceEngine
 
-    # `sample` counts items of each entry; K is for all of them together.
-    each = max(1, k // len(suite.record.entries()))
+    seed = suite.record.seed
+    items = drawn(suite, k, seed)
     stock = parallel(ReferenceEngine(resident, softmax_dtype=None), processes)
-    ours = suite.run(engine, arm, _labelled(progress, "reference check"), sample=each).rows
-    theirs = suite.run(stock, arm, _labelled(progress, "reference check, lm-eval"), sample=each).rows
-    return compare_rows(ours, theirs, arm=arm, engine=engine.name, dtype=engine.dtype)
+    ours = suite.run(engine, arm, _labelled(progress, "reference check"), items=items).rows
+    theirs = suite.run(stock, arm, _labelled(progress, "reference check, lm-eval"), items=items).rows
+    return compare_rows(ours, theirs, arm=arm, engine=engine.name, dtype=engine.dtype, seed=seed)
 
 
 def compare_rows(
-    ours: Sequence[SampleRow], theirs: Sequence[SampleRow], *, arm: str, engine: str, dtype: str
+    ours: Sequence[SampleRow], theirs: Sequence[SampleRow], *, arm: str, engine: str, dtype: str, seed: int
 ) -> ReferenceCheck:
-    """Return what differs between two runs of the same items.
+    """Return what differs between two runs of the same items, which were drawn with `seed`.
 
     Raises:
         ControlFailed: the runs are not of the same items and prompts.
@@ -75,6 +76,7 @@ def compare_rows(
         arm=arm,
         engine=engine,
         dtype=dtype,
+        seed=seed,
         items=len(items),
         requests=len(values) + len(texts),
         log_likelihoods=len(values),

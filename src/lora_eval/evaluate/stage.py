@@ -26,9 +26,10 @@ from lora_eval.evaluate.arms import (
     original_arm,
     shared_variants,
 )
-from lora_eval.evaluate.controls import AnySuite, check_controls
+from lora_eval.evaluate.controls import check_controls
 from lora_eval.evaluate.reference import check_reference as check_with_reference
 from lora_eval.evaluate.scorers import Scorer, Scorers
+from lora_eval.evaluate.selection import AnySuite
 from lora_eval.models import Resident
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Run, Variant
@@ -96,9 +97,9 @@ def evaluate_arms(
 ) -> Evaluated:
     """Score the suite on every arm and store each run in `out/ARM`; runs that are there are kept.
 
-    Answers are looked up in `store` and kept there as they are computed. With `check_reference` about so many
-    items are answered by stock lm-eval too, on every arm; what differs is in the controls. Called in all of
-    the `processes`, which share out the requests; the first writes.
+    Answers are looked up in `store` and kept there as they are computed. With `check_reference` so many
+    items, drawn at random, are answered by stock lm-eval too, on every arm; what differs is in the controls.
+    Called in all of the `processes`, which share out the requests; the first writes.
 
     Raises:
         InputError: arms or suite cannot be used.

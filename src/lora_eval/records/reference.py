@@ -6,7 +6,8 @@ from lora_eval.records.base import Record
 
 
 class ReferenceCheck(Record):
-    """Some items of a suite answered twice on one arm: by `engine`, and by stock lm-eval.
+    """Some items of a suite answered twice on one arm: by `engine`, and by stock lm-eval. The `items` were
+    drawn at random from those of all tasks with `seed` (None: in records of before they were drawn).
 
     `requests` counts what was compared: `log_likelihoods` of them with `max_difference` and `mean_difference`
     in nats and `max_relative_difference` (None where there is none), and `texts`, of which `text_differences`
@@ -17,6 +18,7 @@ class ReferenceCheck(Record):
     arm: str
     engine: str
     dtype: str
+    seed: int | None = None
     items: int
     requests: int
     log_likelihoods: int

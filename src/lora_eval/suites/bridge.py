@@ -8,8 +8,9 @@ It imports lm_eval and torch, so it is imported only where a suite runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,36 @@ class ItemFacts:
     finish_reason: str | None = None
 
 
+@dataclass(slots=True)
+class Answers:
+    """What one arm has answered and what was seen of its items, by (task, number of the item in the run)."""
+
+    known: dict[tuple[str, ItemKey, int, int], Any] = field(default_factory=dict)
+    facts: dict[ItemKey, ItemFacts] = field(default_factory=dict)
+    truncated: set[ItemKey] = field(default_factory=set)
+
+    def missing(
+        self, kind: str, requests: Sequence[Instance], ask: Callable[[list[Instance]], list[Any]]
+    ) -> list[Any]:
+        """Return the answer to every request, asking only for those that are not known."""
+        seen: Counter[tuple[str, ItemKey, int]] = Counter()
+        keys = []
+        for item in requests:
+            place = (kind, item_key(item), item.idx)
+            keys.append((*place, seen[place]))  # a repeated request stands as often as it is repeated
+            seen[place] += 1
+        new = [(key, item) for key, item in zip(keys, requests, strict=True) if key not in self.known]
+        if new:
+            found = ask([item for _, item in new])
+            self.known.update((key, answer) for (key, _), answer in zip(new, found, strict=True))
+        return [self.known[key] for key in keys]
+
+
 class EngineLM(TemplateLM):  # type: ignore[misc]
     """One arm of an engine as an lm-eval model. `facts` maps (task, number of the item in this run) to what
     was seen of it; `truncated` holds the items with a prompt that was cut on the left. `encodings` given to
-    several arms lets them share the token ids of equal requests.
+    several arms lets them share the token ids of equal requests; `answers` given to several runs of one arm
+    lets them share what was answered.
     """
 
     def __init__(
@@ -52,13 +79,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         seed: int = 1234,
         progress: Progress = silent,
         encodings: Encodings | None = None,
+        answers: Answers | None = None,
     ) -> None:
         super().__init__()
         self.engine = engine
         self.arm = arm
         self.tokenizer = engine.tokenizer
-        self.facts: dict[ItemKey, ItemFacts] = {}
-        self.truncated: set[ItemKey] = set()
+        self._answers = answers
+        seen = answers if answers is not None else Answers()
+        self.facts, self.truncated = seen.facts, seen.truncated
         self._seed = seed
         self._progress = progress
         self._encodings = encodings or Encodings()
@@ -106,6 +135,14 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self, requests: Sequence[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
         """Return (log-likelihood, is greedy) of each continuation."""
+        return self._answered("score", requests, self._score)
+
+    def _answered(
+        self, kind: str, requests: Sequence[Instance], ask: Callable[[Sequence[Instance]], list[Any]]
+    ) -> list[Any]:
+        return ask(requests) if self._answers is None else self._answers.missing(kind, requests, ask)
+
+    def _score(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         encoded = self._encodings.scores(requests, self.tokenizer, self.engine.max_length)
         self._note(encoded)
         scores = self.engine.score(self.arm, encoded.requests, self._progress)
@@ -118,6 +155,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[float]:
         """Return the log-likelihood of each whole text, in windows as long as the model reads."""
+        return self._answered("rolling", requests, self._score_whole)
+
+    def _score_whole(self, requests: Sequence[Instance]) -> list[float]:
         encoded = self._encodings.windows(requests, self.tokenizer, self.engine.max_length)
         self._note(encoded)
         scores = self.engine.score(self.arm, encoded.requests, self._progress)
@@ -128,6 +168,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """Return each answer up to its stop text."""
+        return self._answered("generate", requests, self._generate)
+
+    def _generate(self, requests: Sequence[Instance]) -> list[str]:
         encoded = self._encodings.generations(requests, self.tokenizer, self.engine.max_length, self._seed)
         self._note(encoded)
         answers = self.engine.generate(self.arm, encoded.requests, self._progress)

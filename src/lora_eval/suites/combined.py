@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import TaskError
 from lora_eval.fingerprint import fingerprint_data
 from lora_eval.protocols import Engine, Progress, SuiteResult
 from lora_eval.records import EvalSuite
-from lora_eval.suites.lm_eval import LmEvalSuite
+from lora_eval.suites.lm_eval import Items, LmEvalSuite
+
+if TYPE_CHECKING:
+    from lora_eval.suites.bridge import Answers
 
 
 class CombinedSuite:
@@ -31,9 +34,28 @@ class CombinedSuite:
         if twice:
             raise TaskError(f"task '{twice[0]}' is in more than one of the suites {self.name}; leave one out")
 
-    def run(self, engine: Engine, arm: str, progress: Progress, *, sample: int | None = None) -> SuiteResult:
-        """Score every item of every suite on `arm`, suite by suite."""
-        found = [part.run(engine, arm, progress, sample=sample) for part in self._parts]
+    @property
+    def items(self) -> dict[str, tuple[int, ...]]:
+        """What a whole run asks: the items of every leaf task, suite by suite."""
+        return {name: found for part in self._parts for name, found in part.items.items()}
+
+    def run(
+        self,
+        engine: Engine,
+        arm: str,
+        progress: Progress,
+        *,
+        items: Items | None = None,
+        answers: Answers | None = None,
+    ) -> SuiteResult:
+        """Score every item of every suite on `arm`, suite by suite; options as `LmEvalSuite.run`."""
+        unknown = sorted(set(items or ()) - self.items.keys())
+        if unknown:
+            raise TaskError(f"no task '{unknown[0]}' in the suites {self.name}")
+        found = []
+        for part in self._parts:
+            own = None if items is None else {name: items[name] for name in part.items if name in items}
+            found.append(part.run(engine, arm, progress, items=own, answers=answers))
         return SuiteResult(
             rows=[row for result in found for row in result.rows],
             results=[figure for result in found for figure in result.results],

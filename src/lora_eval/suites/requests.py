@@ -37,29 +37,49 @@ class SharedRequests:
     _built: dict[str, _Built] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def used_by(self, tasks: Mapping[str, Any]) -> Iterator[None]:
-        """While open, each task builds its requests once, ever; later it has the same, without answers."""
+    def used_by(
+        self, tasks: Mapping[str, Any], chosen: Mapping[str, frozenset[int]] | None = None
+    ) -> Iterator[None]:
+        """While open, each task builds its requests once, ever; later it has the same, without answers.
+
+        `chosen` leaves each task some of its items, by their place in the run. They are taken out of the
+        requests of all, for the shots of an item depend on how many items were drawn for before it.
+        """
         for name, task in tasks.items():
-            task.build_all_requests = partial(self._build, name, task, task.build_all_requests)
+            places = None if chosen is None else chosen[name]
+            task.build_all_requests = partial(self._build, name, task, task.build_all_requests, places)
         try:
             with compiled_templates():
                 yield
         finally:
             for task in tasks.values():
                 del task.build_all_requests
+                vars(task).pop("doc_iterator", None)
 
-    def _build(self, name: str, task: Any, build: Callable[..., None], **options: Any) -> None:
+    def _build(
+        self,
+        name: str,
+        task: Any,
+        build: Callable[..., None],
+        places: frozenset[int] | None,
+        **options: Any,
+    ) -> None:
         built = self._built.get(name)
         if built is None:
             build(**options)
-            self._built[name] = _Built(task.instances, random.getstate(), numpy.random.get_state())
-            return
-        for instance in built.instances:
-            instance.resps, instance.filtered_resps = [], {}
-        task._instances = built.instances
+            built = _Built(task.instances, random.getstate(), numpy.random.get_state())
+            self._built[name] = built
         # What comes after may draw: every arm must draw the same.
         random.setstate(built.random_state)
         numpy.random.set_state(built.numpy_state)
+        instances = built.instances
+        if places is not None:
+            instances = [instance for instance in instances if instance.doc_id in places]
+            docs = {instance.doc_id: instance.doc for instance in instances}
+            task.doc_iterator = lambda **_: iter(docs.items())
+        for instance in instances:
+            instance.resps, instance.filtered_resps = [], {}
+        task._instances = instances
 
 
 @contextlib.contextmanager

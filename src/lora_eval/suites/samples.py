@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -14,14 +13,19 @@ from lora_eval.records import SampleRow, TaskResult
 
 
 def rows_of(
-    task: Any, samples: Sequence[Mapping[str, Any]], facts: Mapping[Any, Any], cluster: str | None
+    task: Any,
+    samples: Sequence[Mapping[str, Any]],
+    facts: Mapping[Any, Any],
+    places: Mapping[int, int],
+    cluster: str | None,
 ) -> Iterator[SampleRow]:
-    """Return the rows of one task, in lm-eval's order (by filter, then by item)."""
-    seen: Counter[str] = Counter()
+    """Return the rows of one task, in lm-eval's order (by filter, then by item).
+
+    `facts` counts items as a whole run meets them, lm-eval's samples as they stand in the data set; `places`
+    leads from the second to the first.
+    """
     for sample in samples:
-        # `facts` counts items as the run meets them, `doc_id` as they stand in the data set.
-        fact = facts.get((task.task_name, seen[sample["filter"]]))
-        seen[sample["filter"]] += 1
+        fact = facts.get((task.task_name, places[int(sample["doc_id"])]))
         metrics, weights, reason = _values(task, sample)
         yield SampleRow(
             task=task.task_name,
