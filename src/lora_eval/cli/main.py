@@ -25,6 +25,10 @@ _COMMANDS = {
         "lora_eval.cli.compare",
         "Score base and adapters on the same items and test the differences.",
     ),
+    "gate": (
+        "lora_eval.cli.gate",
+        "Check a stored comparison against a gate; the exit status is its verdict.",
+    ),
     "export": ("lora_eval.cli.export", "Merge or quantize the measured model."),
     "verify": ("lora_eval.cli.verify", "Prove that an exported model is the measured one."),
     "report": ("lora_eval.cli.report", "Write the report of a stored comparison again."),

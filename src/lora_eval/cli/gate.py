@@ -1,0 +1,76 @@
+"""`lora-eval gate`: may it ship? A stored comparison against a file of rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lora_eval.records import GateResult
+
+
+@click.command(epilog="Nothing is scored again: every bound follows from comparison.json.")
+@click.argument("comparison", type=click.Path(path_type=Path), metavar="COMPARISON")
+@click.argument("gate", type=click.Path(path_type=Path, dir_okay=False), metavar="GATE")
+@click.option("--strict", is_flag=True, help="End with status 4 where the gate is inconclusive.")
+@click.option(
+    "--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write JUnit XML too: one case for each check.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the gate's sentence only.")
+def command(
+    comparison: Path, gate: Path, strict: bool, junit: Path | None, as_json: bool, quiet: bool
+) -> int:
+    r"""Check a stored comparison against a gate, and end with its verdict.
+
+    COMPARISON is comparison.json, or the folder that holds it. GATE is a YAML file of rules: the least gain,
+    the largest drop or the largest ratio of perplexities of a task, at a one-sided confidence level.
+
+    Status 0: PASS, or INCONCLUSIVE without --strict; 3: FAIL; 4: INCONCLUSIVE with --strict.
+
+    \b
+    Example:
+      lora-eval gate runs/mine gate.yaml
+      lora-eval gate runs/mine/comparison.json gate.yaml --strict --junit gate.xml
+    """
+    from lora_eval.records import Comparison, Gate
+    from lora_eval.schema import read_record, write_text
+    from lora_eval.stats.gate import judge_gate
+
+    path = comparison / "comparison.json" if comparison.is_dir() else comparison
+    result = judge_gate(read_record(path, Comparison), read_record(gate, Gate), str(gate))
+    show(result, as_json=as_json, quiet=quiet)
+    if junit is not None:
+        from datetime import UTC, datetime
+
+        from lora_eval.reports.junit import render_junit
+
+        write_text(junit, render_junit(result, when=datetime.now(UTC), strict=strict))
+        click.echo(f"wrote {junit}", err=True)
+    return exit_status(result, strict=strict)
+
+
+def show(result: GateResult, *, as_json: bool, quiet: bool) -> None:
+    """Print the result: as JSON, as its sentence, or with a table and reasons."""
+    from lora_eval.reports.gate import gate_sentence, print_gate
+
+    if as_json:
+        from lora_eval.schema import dump_record
+
+        click.echo(dump_record(result), nl=False)
+    elif quiet:
+        click.echo(gate_sentence(result))
+    else:
+        from rich.console import Console
+
+        print_gate(result, Console())
+
+
+def exit_status(result: GateResult | None, *, strict: bool) -> int:
+    """Return 3 for FAIL, 4 for INCONCLUSIVE where `strict`, else 0."""
+    if result is None or result.verdict == "PASS":
+        return 0
+    return 3 if result.verdict == "FAIL" else 4 if strict else 0
