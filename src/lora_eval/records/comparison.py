@@ -44,6 +44,27 @@ class VariancePart(Record):
     degrees_of_freedom: float
 
 
+class Look(Record):
+    """A pair at one look of a sequential task, as it would stand if this had been the only one.
+
+    `share` of the task's items had been scored, of which `n` are paired. The law of the difference follows
+    from `higher`, `lower` and `ties` (at `effective_n` items, where they come in clusters), or from `center`
+    and `variance_parts` (of the log ratio r for perplexities and bits); it has neither where nothing bounded
+    the difference. `p_value` is this look's alone.
+    """
+
+    share: float
+    n: int
+    higher: int
+    lower: int
+    ties: int
+    effective_n: float | None = None
+    center: float | None = None
+    variance_parts: tuple[VariancePart, ...] = ()
+    bounded: bool
+    p_value: float | None
+
+
 class Pair(Record):
     """Arm `b` against arm `a` on one task and metric, paired by item.
 
@@ -70,6 +91,9 @@ class Pair(Record):
     None; `effective_n` is what right-or-wrong items in clusters count for. `run_differences` are the
     differences of each training run, in the order of `Arm.runs` (of b where it has several, else of a), empty
     where both arms are one run; `between_runs_sd` is their standard deviation.
+
+    `looks` is empty unless the comparison was sequential: then interval and p-values are those that hold at
+    all looks together, and follow from it.
     """
 
     a: str
@@ -105,6 +129,7 @@ class Pair(Record):
     effective_n: float | None = None
     run_differences: tuple[float, ...] = ()
     between_runs_sd: float | None = None
+    looks: tuple[Look, ...] = ()
 
 
 class TaskComparison(Record):
@@ -162,6 +187,38 @@ class SuiteScore(Record):
     pairs: tuple[SuitePair, ...]
 
 
+class SequentialTask(Record):
+    """How far a task of a sequential comparison went: `scored` of its `items`, at look number `look` (from 1)
+    of the planned `looks` (items at each). All figures of the task and of its `leaves` are over these items.
+
+    `stopped` says why: its rules of the gate or its verdicts were decided, or all items were scored. `tokens`
+    counts the prompt tokens of the scored items, `tokens_asked` is what those of all items would be if the
+    rest were as long on average.
+    """
+
+    task: str
+    leaves: tuple[str, ...]
+    items: int
+    scored: int
+    look: int
+    looks: tuple[int, ...]
+    stopped: Literal["gate", "verdict", "end"]
+    tokens: int | None = None
+    tokens_asked: int | None = None
+
+
+class Sequential(Record):
+    """What makes a comparison sequential: `method` with its `source`, the `seed` of the items' order, the
+    `arms` whose answers decided when to stop, and how far each task went.
+    """
+
+    method: str
+    source: str
+    seed: int
+    arms: tuple[str, ...]
+    tasks: tuple[SequentialTask, ...]
+
+
 class Comparison(Record):
     """`comparison.json`: what `compare` writes and every report is made from."""
 
@@ -173,6 +230,7 @@ class Comparison(Record):
     suite_scores: tuple[SuiteScore, ...] = ()
     controls: dict[str, Any] = Field(default_factory=dict)
     gate: GateResult | None = None
+    sequential: Sequential | None = None
     timing: dict[str, Any] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
