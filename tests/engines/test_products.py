@@ -87,6 +87,33 @@ def test_other_dtypes_and_small_products_are_torchs_own(calls: list, monkeypatch
     assert calls == []
 
 
+@pytest.mark.parametrize("rows", [1, 5, 33, products.Packed.ROWS + 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_same_bits_within_their_limit(rows: int, bias: bool) -> None:
+    layers = [torch.nn.Linear(64, 48, bias=bias) for _ in range(3)]
+    packs = products.Packed(2 * layers[0].weight.nbytes)
+    with torch.inference_mode():
+        for layer in layers:
+            x = _draw(rows, 64)
+            assert torch.equal(packs.linear(x, layer), products.linear(x, layer.weight, layer.bias))
+    assert len(packs._weights) == (2 if rows <= packs.ROWS else 0)
+
+
+def test_lora_in_one_pass_is_pefts_own_output(resident: Resident) -> None:
+    x = _draw(2, 7, 64)
+    with resident.activate("tuned") as model, torch.inference_mode():
+        layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+        wide = [layer for layer in layers if layer.in_features == 64]
+        expected = [layer(x) for layer in wide]
+        plain = [layer.base_layer(x) for layer in wide]
+        with products.installed(model):
+            assert all("forward" in vars(layer) for layer in layers)
+            found = [layer(x) for layer in wide]
+    assert wide
+    for ours, theirs, base in zip(found, expected, plain, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5 < float((theirs - base).abs().max())
+
+
 def test_a_models_layers_are_as_before_afterwards(resident: Resident) -> None:
     layers = [m for m in resident.model.modules() if type(m) is torch.nn.Linear]
     with products.installed(resident.model):

@@ -12,6 +12,9 @@ from transformers import DynamicCache
 from lora_eval.engines import products
 from lora_eval.engines.cache import KeyValue
 
+# From so many keys on, keys times queries is the faster order of the product (125 keys: 185 us for 287).
+_MANY = 100
+
 
 class Slots(DynamicCache):  # type: ignore[misc]
     """`rows` slots of `length` tokens each; the first `used` of them are in use, with `lengths` tokens.
@@ -104,22 +107,22 @@ class Slots(DynamicCache):  # type: ignore[misc]
         rows, heads, _, width = query.shape
         keys, values = (buffer[:rows, :, : self._width] for buffer in self._buffers[layer])
         kv_heads = keys.shape[1]
-        grouped = query.view(rows, kv_heads, heads // kv_heads, width)
+        grouped = (query.float() * (width**-0.5 if scale is None else scale)).view(
+            rows, kv_heads, heads // kv_heads, width
+        )
         scores = self._hide(_products(grouped, keys), 0, window)  # (rows, kv heads, group, L)
-        factor = width**-0.5 if scale is None else scale
         if layer not in self._prefix:
-            weights = torch.softmax(scores * factor, dim=-1).to(query.dtype)
+            weights = torch.softmax(scores, dim=-1).to(query.dtype)
             return (weights @ values).reshape(rows, 1, heads, -1)
         prefix_keys, prefix_values = (part[0] for part in self._prefix[layer])  # (kv heads, P, width)
         together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)  # (kv heads, rows * group, width)
-        before = products.batched(together.float(), prefix_keys.float()).view(
+        before = products.batched(together, prefix_keys.float()).view(
             kv_heads, rows, -1, prefix_keys.shape[1]
         )
         before = before.transpose(0, 1)  # (rows, kv heads, group, P)
         if window is not None:
             before = self._hide(before, before.shape[-1], window)
-        joined = torch.cat((before, scores), dim=-1)
-        weights = torch.softmax(joined * factor, dim=-1).to(query.dtype)
+        weights = torch.softmax(torch.cat((before, scores), dim=-1), dim=-1).to(query.dtype)
         own = weights[..., before.shape[-1] :] @ values
         shared = weights[..., : before.shape[-1]].transpose(0, 1).reshape(kv_heads, -1, before.shape[-1])
         of_prefix = products.batched(shared, self._columns(layer, prefix_values))
@@ -155,7 +158,10 @@ class Slots(DynamicCache):  # type: ignore[misc]
 
 
 def _products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Return the products (..., queries, keys) in float32, as fused kernels keep them: in bfloat16 a score of
-    50 is rounded by up to 0.125, which is an eighth of a weight.
+    """Return the products (..., queries, keys) of float32 queries in float32, as fused kernels keep them: in
+    bfloat16 a score of 50 is rounded by up to 0.125, which is an eighth of a weight.
     """
-    return query.float() @ keys.float().transpose(-1, -2)
+    keys = keys.float()
+    if keys.shape[-2] < _MANY:
+        return query @ keys.transpose(-1, -2)
+    return (keys @ query.transpose(-1, -2)).transpose(-1, -2)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _AUTO_TOKENS = {"cpu": 512, "cuda": 4096}
 _PLANS = 4  # lists of requests that alternate while a suite runs: scores and windows, with chat and without
 _ROWS = 8  # one row of decoding for so many tokens of a pack: 64 rows reach nine tenths of a CPU's rate
+_PACKED_BYTES = 256 * 2**20  # copies of weights while answers are decoded: a model of 64 million weights
 _DEFAULT_MAX_LENGTH = 2048  # lm-eval's, where neither config nor tokenizer knows
 _UNKNOWN_LENGTH = int(1e30)  # what transformers gives for a tokenizer without a length
 Drafts = dict[bytes, tuple[int, ...]]
@@ -63,7 +64,7 @@ class TransformersEngine:
     @property
     def numerics(self) -> str:
         """Changes whenever the same request may get other digits than before."""
-        return f"tree-1-{self.mode}"
+        return f"tree-2-{self.mode}"
 
     @property
     def generation_digest(self) -> str:
@@ -128,7 +129,7 @@ class TransformersEngine:
         sizes = [len(request.input_ids) + request.max_new_tokens for request in requests]
         answers: dict[int, Generation] = {}
         done = 0
-        with self._ready(arm) as model:
+        with self._ready(arm, packed_bytes=_PACKED_BYTES) as model:
             generator = Generator(
                 model, self.tokenizer, self._limits(), fused=self.mode == "fused", count=self._count,
                 draft=self._draft,
@@ -175,7 +176,7 @@ class TransformersEngine:
         )
 
     @contextlib.contextmanager
-    def _ready(self, arm: str) -> Iterator[Any]:
+    def _ready(self, arm: str, packed_bytes: int = 0) -> Iterator[Any]:
         """The model with the arm live, computing as was found to be right for it; counts the seconds."""
         import torch
 
@@ -187,7 +188,7 @@ class TransformersEngine:
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(self.resident.activate(arm))
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(products.installed(model))
+            stack.enter_context(products.installed(model, packed_bytes))
             if self.mode == "fused":
                 stack.enter_context(attention.installed(model))
             yield model
