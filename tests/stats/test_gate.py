@@ -17,7 +17,7 @@ from lora_eval.schema import dump_record, parse_record
 from lora_eval.stats.binary import paired_binary
 from lora_eval.stats.gate import check_target, decide, judge_gate, overall
 from lora_eval.stats.gate_bounds import gate_bounds
-from lora_eval.stats.gate_rules import Target
+from lora_eval.stats.gate_rules import Target, check_names
 from lora_eval.stats.likelihood import paired_likelihoods
 from lora_eval.stats.scores import cluster_mean, paired_scores
 
@@ -445,8 +445,26 @@ def test_rules_that_fit_nothing_are_told_at_once_with_the_known_names(many):
         "gate.yaml: rules[0].task: no task or group 'gsm8'; did you mean 'gsm8k'?; "
         "known: mmlu, mmlu_law, mmlu_art, gsm8k",
         "gate.yaml: rules[1].metric: no metric 'ac' of mmlu; did you mean 'acc'?; known: acc",
-        "gate.yaml: rules[3].arm: no arm 'won' was compared with base; did you mean 'two'?; "
+        "gate.yaml: rules[3].arm: no arm 'won' is compared with base; did you mean 'two'?; "
         "known: one, two, base-16bit",
-        "gate.yaml: rules[4].max_perplexity_ratio: no perplexity among the metrics of mmlu, gsm8k; "
-        "known: acc, exact_match,strict-match, exact_match,flexible-extract",
+        "gate.yaml: rules[4].max_perplexity_ratio: no perplexity of mmlu, mmlu_law, mmlu_art, gsm8k; "
+        "metrics: acc, exact_match,strict-match, exact_match,flexible-extract",
     ]
+
+
+def test_names_are_checked_before_anything_is_scored():
+    rules = gate(
+        {"task": "gsm8*", "min_gain": 0}, {"task": "mml", "arm": "two", "metric": "any", "min_gain": 0}
+    )
+    check_names(rules, ["gsm8k", "mml"], ["two"], "base", "gate.yaml")
+    with pytest.raises(RecordError) as caught:
+        check_names(rules, ["gsm8k", "mmlu"], ["one"], "base", "gate.yaml")
+    assert len(caught.value.problems) == 2
+
+
+def test_two_bases_can_be_compared_too():
+    line = binary_line(30, 5, 65, b="base-16bit")
+    made = make_comparison(line, arms=("base", "base-16bit"))
+    arms = tuple(arm.model_copy(update={"kind": "base"}) for arm in made.arms)
+    found = judge_gate(made.model_copy(update={"arms": arms}), gate({"task": "*", "min_gain": 0}))
+    assert [check.b for check in found.checks] == ["base-16bit"]

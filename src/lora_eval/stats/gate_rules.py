@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,20 +27,41 @@ def match_rules(comparison: Comparison, gate: Gate, source: str = "gate") -> lis
 
     A name or glob means the tasks and groups that verdicts rest on; only where it fits none of them it means
     the tasks inside groups. Without a metric the main one counts, for `max_perplexity_ratio` the first
-    perplexity. Without an arm every arm but the base is checked, always against the base.
+    perplexity. Without an arm every arm but the base is checked. All are checked against the base.
 
     Raises:
         RecordError: a rule fits no task, metric or arm; all such rules at once, with the known names.
     """
-    found, problems = list[Target](), list[str]()
+    base = base_name(comparison)
+    tasks = list(dict.fromkeys(line.task for line in comparison.tasks))
+    arms = list(dict.fromkeys(p.b for line in comparison.tasks for p in line.pairs if p.a == base))
+    tuned = [arm.name for arm in comparison.arms if arm.name in arms and arm.kind != "base"] or arms
+    problems = list(_unknown_names(gate, tasks, arms, base))
+    found = list[Target]()
     for index, rule in enumerate(gate.rules):
-        try:
-            found += _targets(comparison, index, rule)
-        except _NoMatchError as error:
-            problems.append(f"rules[{index}].{error}")
-    if problems:
-        raise RecordError(source, problems)
+        chosen = tuned if rule.arm is None else _fitting(rule.arm, arms)
+        lines = _lines(comparison, rule)
+        own = [
+            Target(index, rule, line, pair)
+            for line in lines
+            for pair in line.pairs
+            if pair.a == base and pair.b in chosen
+        ]
+        if not lines and _fitting(rule.task, tasks):
+            problems.append((index, _unknown_metric(comparison, rule)))
+        elif lines and chosen and not own:
+            problems.append((index, f"arm: {', '.join(chosen)} was not compared with {base} on these tasks"))
+        found += own
+    _raise(problems, source)
     return found
+
+
+def check_names(gate: Gate, tasks: Sequence[str], arms: Sequence[str], base: str, source: str) -> None:
+    """Raise RecordError where a rule names no task or arm: before hours of scoring, when names are known.
+
+    `tasks` are tasks and groups, `arms` those that will be compared with the base.
+    """
+    _raise(list(_unknown_names(gate, tasks, arms, base)), source)
 
 
 def base_name(comparison: Comparison) -> str:
@@ -47,89 +69,66 @@ def base_name(comparison: Comparison) -> str:
     return next((arm.name for arm in comparison.arms if arm.kind == "base"), comparison.arms[0].name)
 
 
-class _NoMatchError(Exception):
-    """A rule fits nothing; the text names the key."""
-
-
-def _targets(comparison: Comparison, index: int, rule: GateRule) -> list[Target]:
-    pairs = _pairs(comparison, rule)
-    return [
-        Target(index, rule, line, pair)
-        for line in _lines(_tasks(comparison, rule), rule)
-        for pair in line.pairs
-        if (pair.a, pair.b) in pairs
-    ]
-
-
-def _tasks(comparison: Comparison, rule: GateRule) -> dict[str, list[TaskComparison]]:
-    """Every metric of the tasks that the rule names, by task."""
-    named: dict[str, list[TaskComparison]] = {}
-    for line in comparison.tasks:
-        named.setdefault(line.task, []).append(line)
-    if rule.task in named:
-        return {rule.task: named[rule.task]}
-    fitting = {name: lines for name, lines in named.items() if fnmatchcase(name, rule.task)}
-    main = {name: lines for name, lines in fitting.items() if any(line.primary for line in lines)}
-    if not fitting:
-        raise _NoMatchError(
-            f"task: no task or group '{rule.task}'{suggest(rule.task, list(named))}; "
-            f"known: {', '.join(named)}"
-        )
-    return main or fitting
-
-
-def _lines(tasks: dict[str, list[TaskComparison]], rule: GateRule) -> list[TaskComparison]:
-    """The line of each task that holds the rule's metric; a task without it is left out if another has it."""
-    ratio = rule.condition == "max_perplexity_ratio"
-    chosen = []
-    for lines in tasks.values():
-        fitting = [line for line in lines if _is_metric(line, rule.metric)]
-        fitting = [line for line in fitting if not ratio or is_perplexity(line)]
-        chosen += fitting[:1]
-    if not chosen:
-        known = list(dict.fromkeys(_metric(line) for lines in tasks.values() for line in lines))
-        if ratio:
-            wanted = f" {rule.metric}" if rule.metric else ""
-            raise _NoMatchError(
-                f"max_perplexity_ratio: no perplexity{wanted} among the metrics of {', '.join(tasks)}; "
-                f"known: {', '.join(known)}"
-            )
-        raise _NoMatchError(
-            f"metric: no metric '{rule.metric}' of {', '.join(tasks)}{suggest(str(rule.metric), known)}; "
-            f"known: {', '.join(known)}"
-        )
-    return chosen
-
-
-def _pairs(comparison: Comparison, rule: GateRule) -> set[tuple[str, str]]:
-    """The pairs of arms that the rule is about: each against the base."""
-    base = base_name(comparison)
-    kinds = {arm.name: arm.kind for arm in comparison.arms}
-    known = list(dict.fromkeys(p.b for line in comparison.tasks for p in line.pairs if p.a == base))
-    if rule.arm is None:
-        chosen = [name for name in known if kinds.get(name) != "base"] or known
-    else:
-        chosen = [name for name in known if name == rule.arm or fnmatchcase(name, rule.arm)]
-    if not chosen:
-        wanted, near = (f"no arm '{rule.arm}'", suggest(rule.arm, known)) if rule.arm else ("no arm", "")
-        raise _NoMatchError(
-            f"arm: {wanted} was compared with {base}{near}; known: {', '.join(known) or 'none'}"
-        )
-    return {(base, name) for name in chosen}
-
-
 def is_perplexity(line: TaskComparison) -> bool:
     """Whether the line's figure is a perplexity, of which a ratio is known."""
     return LIKELIHOOD_METRICS.get(line.metric) == "perplexity"
+
+
+def _fitting(wanted: str, known: Sequence[str]) -> list[str]:
+    """The name itself, else what the glob fits."""
+    return [wanted] if wanted in known else [name for name in known if fnmatchcase(name, wanted)]
+
+
+def _lines(comparison: Comparison, rule: GateRule) -> list[TaskComparison]:
+    """The line of each task that holds the rule's metric; a task without it is left out if another has it."""
+    named: dict[str, list[TaskComparison]] = {}
+    for line in comparison.tasks:
+        named.setdefault(line.task, []).append(line)
+    fitting = [named[name] for name in _fitting(rule.task, list(named))]
+    main = [lines for lines in fitting if any(line.primary for line in lines)]
+    found = []
+    for lines in main or fitting:
+        found += [line for line in lines if _has_metric(line, rule)][:1]
+    return found
+
+
+def _has_metric(line: TaskComparison, rule: GateRule) -> bool:
+    if rule.condition == "max_perplexity_ratio" and not is_perplexity(line):
+        return False
+    if rule.metric is None:
+        return True
+    metric, comma, filter_name = rule.metric.partition(",")
+    return metric.strip() == line.metric and (not comma or filter_name.strip() == line.filter)
+
+
+def _unknown_names(
+    gate: Gate, tasks: Sequence[str], arms: Sequence[str], base: str
+) -> Iterator[tuple[int, str]]:
+    for index, rule in enumerate(gate.rules):
+        if not _fitting(rule.task, tasks):
+            near = suggest(rule.task, tasks)
+            yield index, f"task: no task or group '{rule.task}'{near}; known: {', '.join(tasks)}"
+        if rule.arm is not None and not _fitting(rule.arm, arms):
+            near, known = suggest(rule.arm, arms), ", ".join(arms) or "none"
+            yield index, f"arm: no arm '{rule.arm}' is compared with {base}{near}; known: {known}"
+
+
+def _unknown_metric(comparison: Comparison, rule: GateRule) -> str:
+    fitting = _fitting(rule.task, [line.task for line in comparison.tasks])
+    lines = [line for line in comparison.tasks if line.task in fitting]
+    known = list(dict.fromkeys(_metric(line) for line in lines))
+    tasks = ", ".join(dict.fromkeys(fitting))
+    if rule.condition == "max_perplexity_ratio":
+        wanted = f" '{rule.metric}'" if rule.metric else ""
+        return f"max_perplexity_ratio: no perplexity{wanted} of {tasks}; metrics: {', '.join(known)}"
+    near = suggest(str(rule.metric), known)
+    return f"metric: no metric '{rule.metric}' of {tasks}{near}; known: {', '.join(known)}"
 
 
 def _metric(line: TaskComparison) -> str:
     return line.metric if line.filter == "none" else f"{line.metric},{line.filter}"
 
 
-def _is_metric(line: TaskComparison, wanted: str | None) -> bool:
-    if wanted is None:
-        # Of a task inside a group only the main metric stands in the record.
-        return True
-    metric, comma, filter_name = wanted.partition(",")
-    return metric.strip() == line.metric and (not comma or filter_name.strip() == line.filter)
+def _raise(problems: Sequence[tuple[int, str]], source: str) -> None:
+    if problems:
+        raise RecordError(source, [f"rules[{index}].{text}" for index, text in sorted(problems)])
