@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import InputError
-from lora_eval.records import Arm, Comparison, EvalSuite, LoadedRun, Verification
+from lora_eval.records import Arm, ArmRun, Comparison, EvalSuite, LoadedRun, Verification
 from lora_eval.schema import read_record, suggest, write_record, write_text
+from lora_eval.stats.differences import Method
 from lora_eval.stats.estimate import check_level
-from lora_eval.stats.table import PairNames, build_tasks
+from lora_eval.stats.lines import Asked, PairNames
+from lora_eval.stats.table import build_tasks
 from lora_eval.stats.tasks import Unit, list_units
+from lora_eval.stats.training_runs import average_runs
 
 
 def compare_runs(runs: Mapping[str, Path], **options: Any) -> Comparison:
@@ -41,6 +44,9 @@ def compare_loaded(
     *,
     suite: EvalSuite | None = None,
     pairs: Sequence[PairNames] | None = None,
+    more_pairs: Sequence[PairNames] = (),
+    training_runs: Mapping[str, Sequence[str]] | None = None,
+    method: Method = "auto",
     level: float = 0.95,
     margins: Mapping[str, float] | None = None,
     controls: Mapping[str, Any] | None = None,
@@ -53,27 +59,54 @@ def compare_loaded(
     """Return the comparison of runs in memory.
 
     `suite` says which metric a task's verdict rests on, its role and margin; without it each task's first
-    metric counts. `pairs` are (a, b) for b against a; the default is `default_pairs`. `margins` (by task, in
-    the metric's units) go before the suite's. `groups` maps a group to its tasks; without it, tasks that the
+    metric counts. `pairs` are (a, b) for b against a; the default is `default_pairs`, and `more_pairs` are
+    compared beside them. `training_runs` maps an arm to those of `runs` that are trainings of it: it is
+    compared as their mean, and they are no arms of their own. `method` is `auto`, `bootstrap` (BCa interval,
+    sign-flip test) or `permutation` (sign-flip test). `margins` (by task, in the metric's units) go before
+    the suite's. `groups` maps a group to its tasks; without it, tasks that the
     suite names only through their group are found by the group's name.
 
     Raises:
-        InputError: runs of different suites or seeds, an unfinished run, unknown names, unequal prompts.
+        InputError: runs of different suites or seeds, an unfinished run, unknown names, unequal prompts, or
+            too few items for `method`.
     """
     check_level(level)
     check_pairable(runs)
-    units = list_units(runs, suite, groups or {}, margins or {})
-    chosen = check_pairs(runs, pairs) if pairs is not None else default_pairs(runs)
+    members = {arm: {name: runs[name] for name in names} for arm, names in (training_runs or {}).items()}
+    arms = mean_arms(runs, members)
+    units = list_units(arms, suite, groups or {}, margins or {})
+    chosen = check_pairs(arms, [*(default_pairs(arms) if pairs is None else pairs), *more_pairs])
+    asked = Asked(arms, {arm: tuple(own.values()) for arm, own in members.items()}, level, method)
+    tasks, scores = build_tasks(asked, units, chosen)
+    notes_of = arm_notes or {}
     return Comparison(
         title=title,
-        arms=tuple(describe_arm(name, run, (arm_notes or {}).get(name, ())) for name, run in runs.items()),
+        arms=tuple(
+            describe_arm(name, run, notes_of.get(name, ()), members.get(name)) for name, run in arms.items()
+        ),
         suite=describe_suite(runs, suite, units),
-        tasks=build_tasks(runs, units, chosen, level),
+        tasks=tasks,
+        suite_scores=scores,
         controls=dict(controls or {}),
-        timing=dict(timing or {}) | {"arms": {name: run_timing(run) for name, run in runs.items()}},
+        timing=dict(timing or {}) | {"arms": {name: run_timing(run) for name, run in arms.items()}},
         packages=next(iter(runs.values())).run.packages,
         notes=(*notes, *missing_task_notes(units, suite), *package_notes(runs)),
     )
+
+
+def mean_arms(
+    runs: Mapping[str, LoadedRun], members: Mapping[str, Mapping[str, LoadedRun]]
+) -> dict[str, LoadedRun]:
+    """Return the run of every arm: training runs are replaced, in their place, by their mean."""
+    owners = {name: arm for arm, own in members.items() for name in own}
+    found: dict[str, LoadedRun] = {}
+    for name, run in runs.items():
+        arm = owners.get(name)
+        if arm is None:
+            found[name] = run
+        elif arm not in found:
+            found[arm] = average_runs(arm, members[arm])
+    return found
 
 
 def write_comparison(
@@ -104,13 +137,26 @@ def render_reports(
     from lora_eval.reports.html import render_html
     from lora_eval.reports.markdown import render_markdown
 
-    missing = [arm.name for arm in comparison.arms if arm.name not in runs]
+    missing = [name for name in stored_runs(comparison) if name not in runs]
     if missing:
         raise InputError(f"the report needs the run of every arm; missing: {', '.join(missing)}")
+    members = {
+        arm.name: {run.name: runs[run.name] for run in arm.runs} for arm in comparison.arms if arm.runs
+    }
+    runs = mean_arms(runs, members)
     return {
         "report.md": render_markdown(comparison, verifications),
         "report.html": render_html(comparison, runs, verifications),
     }
+
+
+def stored_runs(comparison: Comparison) -> list[str]:
+    """Return the names of the runs behind the arms: an arm's own, or those of its training runs."""
+    return [
+        name
+        for arm in comparison.arms
+        for name in ([run.name for run in arm.runs] if arm.runs else [arm.name])
+    ]
 
 
 def write_texts(out: Path, texts: Mapping[str, str]) -> None:
@@ -138,7 +184,7 @@ def load_stored(folder: Path) -> Stored:
     if not path.is_file():
         raise InputError(f"{folder}: no comparison.json here; give the folder that `compare --out` wrote")
     comparison = read_record(path, Comparison)
-    runs = load_runs({arm.name: folder / "runs" / arm.name for arm in comparison.arms})
+    runs = load_runs({name: folder / "runs" / name for name in stored_runs(comparison)})
     found = sorted(folder.rglob("verification*.json"))
     return Stored(comparison, runs, tuple(read_record(each, Verification) for each in found))
 
@@ -192,8 +238,10 @@ def check_pairable(runs: Mapping[str, LoadedRun]) -> None:
                 )
 
 
-def describe_arm(name: str, loaded: LoadedRun, notes: Sequence[str]) -> Arm:
-    """Return the arm's column: its weights, and how they were opened."""
+def describe_arm(
+    name: str, loaded: LoadedRun, notes: Sequence[str], members: Mapping[str, LoadedRun] | None = None
+) -> Arm:
+    """Return the arm's column: its weights (or those of its training runs), and how they were opened."""
     run = loaded.run
     kind = (run.quantization or {}).get("bnb_4bit_quant_type") or ("int8" if run.quantization else None)
     opened = [f"dtype {run.dtype}", *([f"base quantized to {kind} while scored"] if kind else [])]
@@ -203,6 +251,10 @@ def describe_arm(name: str, loaded: LoadedRun, notes: Sequence[str]) -> Arm:
         fingerprint=run.variant.fingerprint,
         path=run.variant.path,
         notes=tuple(dict.fromkeys((*opened, *run.notes, *notes))),
+        runs=tuple(
+            ArmRun(name=own, fingerprint=each.run.variant.fingerprint, path=each.run.variant.path)
+            for own, each in (members or {}).items()
+        ),
     )
 
 

@@ -140,16 +140,30 @@ def test_swapping_arms_mirrors_every_line():
             assert b.verdict == mirrored[a.verdict]
 
 
-def test_clusters_replace_the_exact_test():
+def test_right_or_wrong_items_in_clusters_are_tested_by_cluster():
     rows = [
         [make_row("t", i, {"acc": float(v)}, cluster=f"passage {i // 4}") for i, v in enumerate(values)]
         for values in ([0] * 20 + [1] * 20, [1] * 16 + [0] * 4 + [1] * 20)
     ]
     runs = {"base": make_run("base", rows[0]), "tuned": make_run("tuned", rows[1])}
     pair = compare_loaded(runs).tasks[0].pairs[0]
+    assert pair.method.startswith("exact sign-flip by cluster")
+    assert pair.p_value == 2 * 0.5**4  # four passages of one sign; sixteen items as if independent: 3e-5
+    assert (pair.clusters, pair.verdict) == (10, "inconclusive")
+    assert pair.effective_n <= 10  # all four items of a passage change together
+
+
+def test_scores_in_clusters_take_the_robust_t():
+    rows = [
+        [make_row("t", i, {"f1": v / 8}, cluster=f"passage {i // 4}") for i, v in enumerate(values)]
+        for values in ([0] * 20 + [4] * 20, [2] * 16 + [0] * 4 + [5] * 20)
+    ]
+    runs = {"base": make_run("base", rows[0]), "tuned": make_run("tuned", rows[1])}
+    pair = compare_loaded(runs).tasks[0].pairs[0]
     assert pair.method == "cluster-robust t (10 clusters)"
-    by_passage = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    by_passage = [0.25] * 4 + [0.0] + [0.125] * 5
     assert pair.p_value == pytest.approx(scipy_stats.ttest_1samp(by_passage, 0).pvalue, rel=1e-12)
+    assert (pair.clusters, pair.degrees_of_freedom) == (10, 9)
 
 
 def test_repeats_of_an_item_are_one_cluster():
@@ -162,7 +176,7 @@ def test_repeats_of_an_item_are_one_cluster():
         for arm in (0, 1)
     ]
     runs = {"base": make_run("base", rows[0]), "tuned": make_run("tuned", rows[1])}
-    assert compare_loaded(runs).tasks[0].pairs[0].method == "cluster-robust t (12 clusters)"
+    assert compare_loaded(runs).tasks[0].pairs[0].clusters == 12
 
 
 def test_missing_and_valueless_items_are_counted():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lora_eval.errors import InputError
+
+if TYPE_CHECKING:
+    from lora_eval.stats.laws import Law
 
 Values = NDArray[np.float64]
 
@@ -20,6 +24,11 @@ class Estimate:
     (two-sided). `higher` and `lower` count the items on which b's value is higher or lower than a's; `ties`
     the rest. `mde` is the smallest difference found with power 0.8 at this n. `ratio` (b over a, with its
     interval) is set for perplexities only. Undefined is None, and `reason` says why.
+
+    `p_mid` is the mid-p value of an exact test. `law` gives bounds and one-sided p-values at other levels
+    and values (None: resampled, or nothing bounds the difference). `clusters` counts the independent units
+    where items come in clusters, `effective_n` what right-or-wrong items in clusters count for.
+    `run_differences` are those of each training run, where an arm has several.
     """
 
     n: int
@@ -37,6 +46,11 @@ class Estimate:
     ratio_low: float | None = None
     ratio_high: float | None = None
     reason: str | None = None
+    p_mid: float | None = None
+    clusters: int | None = None
+    effective_n: float | None = None
+    run_differences: tuple[float, ...] = ()
+    law: Law | None = None
 
     @property
     def changed(self) -> int:

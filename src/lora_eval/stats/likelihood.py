@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from numpy.typing import ArrayLike
 
 from lora_eval.errors import InputError
-from lora_eval.stats.estimate import Estimate, aligned, check_level, counts, empty
-from lora_eval.stats.scores import check_clusters, cluster_mean, t_interval
+from lora_eval.stats.differences import (
+    METHOD_PREFIX,
+    Centers,
+    Differences,
+    Method,
+    describe,
+    estimate_differences,
+    number_clusters,
+)
+from lora_eval.stats.estimate import Estimate, aligned, check_level, empty
+from lora_eval.stats.laws import Scale
 
-Scale = Literal["perplexity", "bits"]
+__all__ = ["METHOD_PREFIX", "Scale", "paired_likelihoods"]
 
 
 def paired_likelihoods(
@@ -27,62 +35,30 @@ def paired_likelihoods(
     clusters: Sequence[str] | None = None,
     level: float = 0.95,
     scale: Scale = "perplexity",
+    *,
+    method: Method = "auto",
+    runs: Centers | None = None,
 ) -> Estimate:
     """Return b minus a as a difference of perplexities or of bits, and for perplexities their ratio.
 
     The interval is the cluster-robust t interval of r (a ratio estimator: documents count by their weight),
     taken to the metric's scale: ratio exp(r), difference perplexity_a (exp(r) - 1). Perplexity_a is the
-    measured value, so the difference's interval bounds the change on documents as hard as these.
+    measured value, so the difference's interval bounds the change on documents as hard as these. `runs` are
+    the values of r of the training runs over which an arm's log-likelihoods were averaged.
 
     Raises:
-        InputError: arrays do not align, or a weight is not above zero.
+        InputError: arrays do not align, a weight is not above zero, or a resampling method has too few
+            independent documents.
     """
     first, second = aligned(nll_a, nll_b)
     w = aligned(weights, weights)[0]
     check_level(level)
-    n = len(first)
-    check_clusters(clusters, n)
-    if len(w) != n or (w <= 0).any():
-        raise InputError(f"weights: expected {n} values above zero, one for each document")
-    if n == 0:
-        return empty(level, _method(0, clustered=clusters is not None))
-    higher, lower, ties = counts(first, second)
-    found = cluster_mean((second - first) / w, w, clusters)
-    low, high, p_value, reason = t_interval(found, level)
-    unit = math.exp(math.fsum(first) / float(w.sum())) if scale == "perplexity" else 1.0 / math.log(2.0)
-    error = found.standard_error
-    return Estimate(
-        n=n,
-        difference=_scaled(found.mean, unit, scale),
-        ci_low=_scaled(low, unit, scale),
-        ci_high=_scaled(high, unit, scale),
-        level=level,
-        p_value=p_value,
-        method=_method(found.clusters, clustered=found.clusters < n),
-        higher=higher,
-        lower=lower,
-        ties=ties,
-        mde=_mde(error, unit, level, scale) if error else None,
-        ratio=math.exp(found.mean) if scale == "perplexity" else None,
-        ratio_low=math.exp(low) if scale == "perplexity" and low is not None else None,
-        ratio_high=math.exp(high) if scale == "perplexity" and high is not None else None,
-        reason=reason,
-    )
-
-
-def _scaled(r: float | None, unit: float, scale: Scale) -> float | None:
-    if r is None:
-        return None
-    return unit * math.expm1(r) if scale == "perplexity" else unit * r
-
-
-def _mde(error: float, unit: float, level: float, scale: Scale) -> float:
-    from lora_eval.stats.power import normal_mde
-
-    smallest = normal_mde(error, level)
-    return unit * math.expm1(smallest) if scale == "perplexity" else unit * smallest
-
-
-def _method(clusters: int, *, clustered: bool) -> str:
-    kind = f"cluster-robust t ({clusters} clusters)" if clustered else "paired t"
-    return f"weighted log ratio, {kind}"
+    labels = number_clusters(clusters, len(first))
+    if len(w) != len(first) or (w <= 0).any():
+        raise InputError(f"weights: expected {len(first)} values above zero, one for each document")
+    if not len(first):
+        return empty(level, f"{METHOD_PREFIX}, {describe(None)}")
+    perplexity = scale == "perplexity"
+    unit = math.exp(math.fsum(first) / float(w.sum())) if perplexity else 1.0 / math.log(2.0)
+    found = Differences(first, second, second - first, w, labels, unit, scale)
+    return estimate_differences(found, level, method, runs)

@@ -1,7 +1,7 @@
 """From the rows of two runs to aligned arrays: the same item, the same prompt, a value in both.
 
 Which test applies follows from the values: likelihood metrics by their name in lm-eval, then right-or-wrong
-where every value is 0 or 1 and every item stands alone, else scores, by cluster.
+where every value is 0 or 1, else scores; each by cluster where items depend on each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lora_eval.errors import InputError
 from lora_eval.records import SampleRow
 from lora_eval.stats.binary import paired_binary
+from lora_eval.stats.differences import Centers, Method
 from lora_eval.stats.estimate import Estimate
 from lora_eval.stats.likelihood import Scale, paired_likelihoods
 from lora_eval.stats.scores import paired_scores
@@ -38,6 +39,11 @@ class PairedRows:
     missing: int
 
 
+def row_key(row: SampleRow) -> ItemKey:
+    """Return what names the item within its filter."""
+    return row.task, row.item_id, row.doc_hash, row.repeat
+
+
 def index_rows(rows: Iterable[SampleRow], arm: str) -> dict[tuple[str, str], Rows]:
     """Return a run's rows by task and filter, and there by item.
 
@@ -47,7 +53,7 @@ def index_rows(rows: Iterable[SampleRow], arm: str) -> dict[tuple[str, str], Row
     found: dict[tuple[str, str], dict[ItemKey, SampleRow]] = {}
     for row in rows:
         own = found.setdefault((row.task, row.filter), {})
-        key = (row.task, row.item_id, row.doc_hash, row.repeat)
+        key = row_key(row)
         if key in own:
             raise InputError(
                 f"arm {arm}: task {row.task}, item {row.item_id} (repeat {row.repeat}) stands twice"
@@ -82,9 +88,14 @@ def pair_rows(a: Rows, b: Rows, metric: str, arms: tuple[str, str]) -> PairedRow
     return PairedRows(tuple(first), tuple(second), len(a.keys() | b.keys()) - len(first))
 
 
-def estimate_metric(pairs: PairedRows, metric: str, level: float) -> Estimate:
-    """Return b minus a for one metric by the method that its values call for."""
-    clusters = _clusters(pairs.first)
+def estimate_metric(
+    pairs: PairedRows, metric: str, level: float, *, method: Method = "auto", runs: Centers | None = None
+) -> Estimate:
+    """Return b minus a for one metric by the method that its values call for.
+
+    `runs` are the differences of each training run (`run_center`) over which an arm's values are means.
+    """
+    clusters = clusters_of(pairs.first)
     if metric in LIKELIHOOD_METRICS:
         weights = [likelihood_weight(row, metric) for row in pairs.first]
         return paired_likelihoods(
@@ -94,11 +105,31 @@ def estimate_metric(pairs: PairedRows, metric: str, level: float) -> Estimate:
             clusters,
             level,
             LIKELIHOOD_METRICS[metric],
+            method=method,
+            runs=runs,
         )
     a, b = values_of(pairs.first, metric), values_of(pairs.second, metric)
-    if clusters is None and all(value in (0.0, 1.0) for value in (*a, *b)):
-        return paired_binary(a, b, level)
-    return paired_scores(a, b, clusters, level)
+    if not runs and all(value in (0.0, 1.0) for value in (*a, *b)):
+        return paired_binary(a, b, level, clusters, method=method)
+    return paired_scores(a, b, clusters, level, method=method, runs=runs)
+
+
+def run_center(pairs: PairedRows, metric: str) -> float:
+    """Return the difference of one training run on the scale of its law: a mean, or the log ratio r."""
+    if metric not in LIKELIHOOD_METRICS:
+        return math.fsum(values_of(pairs.second, metric)) / len(pairs.second) - math.fsum(
+            values_of(pairs.first, metric)
+        ) / len(pairs.first)
+    change = math.fsum(negative_log_likelihood(row, metric) for row in pairs.second) - math.fsum(
+        negative_log_likelihood(row, metric) for row in pairs.first
+    )
+    return change / math.fsum(likelihood_weight(row, metric) for row in pairs.first)
+
+
+def count_units(pairs: PairedRows) -> int:
+    """Return the number of independent units among the paired rows."""
+    clusters = clusters_of(pairs.first)
+    return len(pairs.first) if clusters is None else len(set(clusters))
 
 
 def values_of(rows: Iterable[SampleRow], metric: str) -> list[float]:
@@ -141,8 +172,8 @@ def whole_task_estimate(figures: Sequence[float | None], n: int, level: float) -
     )
 
 
-def _clusters(rows: Sequence[SampleRow]) -> list[str] | None:
-    """One label for each row; None where every row is a cluster of its own."""
+def clusters_of(rows: Sequence[SampleRow]) -> list[str] | None:
+    """Return one label for each row; None where every row is a cluster of its own."""
     labels = [f"{row.task}\0{row.cluster or ''}\0{'' if row.cluster else row.item_id}" for row in rows]
     return labels if len(set(labels)) < len(labels) else None
 

@@ -15,6 +15,11 @@ def _quantiles(level: float, power: float) -> tuple[float, float]:
     return float(ndtri(0.5 + level / 2.0)), float(ndtri(power))
 
 
+def power_quantile(power: float = POWER) -> float:
+    """Return z_{1-b}: how many standard errors lie between the bound and a difference found with `power`."""
+    return _quantiles(0.95, power)[1]
+
+
 def normal_mde(standard_error: float, level: float = 0.95, power: float = POWER) -> float:
     """Return the smallest true difference found with `power`: (z_{1-a/2} + z_{1-b}) SE, or 2.80 SE."""
     return sum(_quantiles(level, power)) * standard_error
@@ -30,7 +35,7 @@ def mcnemar_n(discordance: float, difference: float, level: float = 0.95, power:
     return (z_a * math.sqrt(discordance) + z_b * spread) ** 2 / difference**2
 
 
-def mcnemar_mde(n: int, changed: int, level: float = 0.95, power: float = POWER) -> float | None:
+def mcnemar_mde(n: float, changed: float, level: float = 0.95, power: float = POWER) -> float | None:
     """Return the smallest difference of two rates found with `power`, given how many items changed.
 
     Inverts `mcnemar_n`. A difference cannot exceed the share of changed items, so where the solution would,

@@ -1,86 +1,66 @@
-"""The lines of a comparison: every task and metric, every pair of arms, tested, corrected and judged."""
+"""The records of a comparison: every task and metric with all pairs of arms, and the macro averages."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from statistics import stdev
+from typing import Any
 
-from lora_eval.records import LoadedRun, Pair, TaskComparison
+from lora_eval.records import LoadedRun, Pair, SuiteScore, TaskComparison
+from lora_eval.stats.equivalence import equivalence
 from lora_eval.stats.estimate import Estimate
-from lora_eval.stats.multiple import holm
-from lora_eval.stats.pairing import (
-    ItemKey,
-    Rows,
-    aggregate,
-    estimate_metric,
-    index_rows,
-    pair_rows,
-    rows_of_tasks,
-    same_figure,
-    whole_task_estimate,
-)
+from lora_eval.stats.laws import ScaledLaw, StudentLaw
+from lora_eval.stats.lines import Asked, Line, Lines, PairNames, compare_units
+from lora_eval.stats.pairing import LIKELIHOOD_METRICS, ItemKey, Rows
+from lora_eval.stats.suite import TaskDifference, macro_average
 from lora_eval.stats.tasks import Unit
 from lora_eval.stats.verdict import Judgement, judge
 
-PairNames = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One pair of arms on one unit: the estimate, the items left out, and (where a verdict rests on it) its
-    p-value adjusted among `tests`.
-    """
-
-    estimate: Estimate
-    missing: int
-    p_adjusted: float | None = None
-    tests: int = 1
-
-
-Lines = dict[Unit, dict[PairNames, Line]]
-
 
 def build_tasks(
-    runs: Mapping[str, LoadedRun], units: Sequence[Unit], pairs: Sequence[PairNames], level: float
-) -> tuple[TaskComparison, ...]:
-    """Return one record for each unit, with all pairs of arms.
+    asked: Asked, units: Sequence[Unit], pairs: Sequence[PairNames]
+) -> tuple[tuple[TaskComparison, ...], tuple[SuiteScore, ...]]:
+    """Return one record for each unit, with all pairs of arms, and the macro averages over units.
 
     Raises:
-        InputError: an item stands twice in a run, or was asked with two different prompts.
+        InputError: an item stands twice in a run, was asked with two different prompts, or a resampling
+            method has too few items on some task.
     """
-    indexed = {name: index_rows(run.rows, name) for name, run in runs.items()}
-    rows = {
-        unit: {name: rows_of_tasks(own, unit.leaves, unit.filter) for name, own in indexed.items()}
-        for unit in units
-    }
-    lines = {
-        unit: {pair: compare_pair(runs, unit, rows[unit], pair, level) for pair in pairs} for unit in units
-    }
-    adjust(lines, pairs)
-    return tuple(build_task(runs, unit, rows[unit], lines[unit]) for unit in units)
+    lines, rows = compare_units(asked, units, pairs)
+    tasks = tuple(build_task(asked.runs, unit, rows[unit], lines[unit]) for unit in units)
+    return tasks, suite_scores(lines, tasks, pairs, asked.level)
 
 
-def compare_pair(
-    runs: Mapping[str, LoadedRun], unit: Unit, rows: Mapping[str, Rows], pair: PairNames, level: float
-) -> Line:
-    """Return the estimate of one pair on one task and metric, and the items that were left out."""
-    paired = pair_rows(rows[pair[0]], rows[pair[1]], unit.metric, pair)
-    figures = [unit.figure(runs[name]) for name in pair]
-    own = [aggregate(list(rows[name].values()), unit.metric) for name in pair]
-    unanswered = any(not rows[name] for name in pair)
-    if unanswered or all(same_figure(*figure) for figure in zip(figures, own, strict=True)):
-        return Line(estimate_metric(paired, unit.metric, level), paired.missing)
-    return Line(whole_task_estimate(figures, len(paired.first), level), paired.missing)
-
-
-def adjust(lines: Lines, pairs: Sequence[PairNames]) -> None:
-    """Set Holm's adjusted p-values in `lines`: for each pair, over the metrics that verdicts rest on."""
-    primary = [unit for unit in lines if unit.primary]
-    for pair in pairs:
-        p_values = [lines[unit][pair].estimate.p_value for unit in primary]
-        tests = max(1, sum(value is not None for value in p_values))
-        for unit, adjusted in zip(primary, holm(p_values), strict=True):
-            lines[unit][pair] = replace(lines[unit][pair], p_adjusted=adjusted, tests=tests)
+def suite_scores(
+    lines: Lines, tasks: Sequence[TaskComparison], pairs: Sequence[PairNames], level: float
+) -> tuple[SuiteScore, ...]:
+    """Return the macro average over all primary tasks, and over those of each role where roles differ."""
+    units = {(unit.task, unit.metric, unit.filter): unit for unit in lines}
+    primary = {units[(task.task, task.metric, task.filter)]: task for task in tasks if task.primary}
+    roles = list(dict.fromkeys(unit.role for unit in primary))
+    scores = []
+    for role in (None, *(roles if len(roles) > 1 else ())):
+        chosen = {unit: task for unit, task in primary.items() if role in (None, unit.role)}
+        left_out = {
+            unit.task: why for unit, task in chosen.items() if (why := _not_averaged(lines, unit, task))
+        }
+        kept = {unit: task for unit, task in chosen.items() if unit.task not in left_out}
+        if len(kept) < 2:
+            continue
+        scores.append(
+            SuiteScore(
+                role=role,
+                tasks=tuple(unit.task for unit in kept),
+                left_out=left_out,
+                means=_mean_of_means(list(kept.values())),
+                pairs=tuple(
+                    macro_average(pair, [_task_difference(unit, lines[unit][pair]) for unit in kept], level)
+                    for pair in pairs
+                ),
+            )
+        )
+    return tuple(scores)
 
 
 def build_task(
@@ -118,6 +98,7 @@ def build_pair(unit: Unit, pair: PairNames, line: Line) -> Pair:
             margin=unit.margin,
             tests=line.tests,
         )
+    same = equivalence(estimate, unit.margin)
     return Pair(
         a=pair[0],
         b=pair[1],
@@ -141,8 +122,56 @@ def build_pair(unit: Unit, pair: PairNames, line: Line) -> Pair:
         ratio=estimate.ratio,
         ratio_low=estimate.ratio_low,
         ratio_high=estimate.ratio_high,
+        p_bh=line.p_bh,
+        equivalent=same.equivalent,
+        p_equivalence=same.p_value,
+        **_details(estimate),
     )
+
+
+def _details(estimate: Estimate) -> dict[str, Any]:
+    """What a pair records so that its figures can be made again at another level."""
+    law = estimate.law.law if isinstance(estimate.law, ScaledLaw) else estimate.law
+    student = law if isinstance(law, StudentLaw) else None
+    parts = student.parts if student else ()
+    return {
+        "p_mid": estimate.p_mid,
+        "standard_error": student.standard_error if student else None,
+        "degrees_of_freedom": parts[0].degrees_of_freedom if len(parts) == 1 else None,
+        "variance_parts": parts,
+        "clusters": estimate.clusters,
+        "effective_n": estimate.effective_n,
+        "run_differences": estimate.run_differences,
+        "between_runs_sd": stdev(estimate.run_differences) if estimate.run_differences else None,
+    }
 
 
 def _valued(rows: Rows, metric: str) -> set[ItemKey]:
     return {key for key, row in rows.items() if row.metrics.get(metric) is not None}
+
+
+def _not_averaged(lines: Lines, unit: Unit, task: TaskComparison) -> str | None:
+    """Why a task stays out of the macro average, None where it is in."""
+    if unit.metric in LIKELIHOOD_METRICS or any(
+        mean is not None and not 0 <= mean <= 1 for mean in task.means.values()
+    ):
+        return f"{unit.metric} is no share from 0 to 1"
+    if not unit.higher_is_better:
+        return f"less {unit.metric} is better"
+    for pair, line in lines[unit].items():
+        if line.estimate.difference is None or (line.items is None and line.estimate.p_value is None):
+            return f"{pair[1]} against {pair[0]}: {line.estimate.reason}"
+    return None
+
+
+def _mean_of_means(tasks: Sequence[TaskComparison]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for arm in tasks[0].means:
+        values = [task.means[arm] for task in tasks]
+        known = [value for value in values if value is not None]
+        found[arm] = math.fsum(known) / len(known) if len(known) == len(values) else None
+    return found
+
+
+def _task_difference(unit: Unit, line: Line) -> TaskDifference:
+    return TaskDifference(unit.task, line.estimate.difference or 0.0, line.items, line.runs)

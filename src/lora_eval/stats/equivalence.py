@@ -1,0 +1,37 @@
+"""Equivalence: is the difference shown to lie within a margin on both sides?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_eval.errors import InputError
+from lora_eval.stats.estimate import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """The larger of the two one-sided p-values, and whether equivalence is shown; None where undefined."""
+
+    p_value: float | None
+    equivalent: bool | None
+
+
+def equivalence(estimate: Estimate, margin: float | None) -> Equivalence:
+    """Return whether the difference is shown to be within -margin to +margin (two one-sided tests, TOST).
+
+    Each side is tested at (1 - level) / 2, so equivalence is shown exactly where the printed two-sided
+    interval lies inside the margin. Schuirmann (1987, J. Pharmacokin. Biopharm. 15:657) uses 0.05 a side,
+    which is the interval at level 0.90: give that level to have it. Reference for the p-value:
+    `statsmodels.stats.weightstats.ttost_paired`.
+
+    Raises:
+        InputError: the margin is not above 0.
+    """
+    if margin is None or estimate.ci_low is None or estimate.ci_high is None:
+        return Equivalence(None, None)
+    if not margin > 0:
+        raise InputError(f"margin: expected a value above 0, got {margin}")
+    inside = estimate.ci_low > -margin and estimate.ci_high < margin
+    law = estimate.law
+    p_value = max(law.p_above(-margin), law.p_below(margin)) if law is not None else None
+    return Equivalence(p_value, inside)
