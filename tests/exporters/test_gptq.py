@@ -13,7 +13,8 @@ import pytest
 from lora_eval.errors import InputError, MissingExtraError, ModelError
 from lora_eval.export import export
 from lora_eval.exporters.base_files import linear_inputs
-from lora_eval.exporters.gptq import choose_group_size, require_gptqmodel
+from lora_eval.exporters.gptq import require_gptqmodel
+from lora_eval.exporters.quantize import choose_group_size
 from lora_eval.models import read_lineage
 from lora_eval.verify import ArmPath, verify
 from tests.conftest import save_tiny_llama

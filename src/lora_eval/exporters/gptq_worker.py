@@ -40,7 +40,12 @@ def quantize(values: dict[str, Any], answers: IO[str]) -> list[str]:
     numpy.random.seed(settings["seed"])
     torch.manual_seed(settings["seed"])
     config = QuantizeConfig(
-        bits=settings["bits"], group_size=settings["group_size"], sym=True, desc_act=False
+        bits=settings["bits"],
+        group_size=settings["group_size"],
+        sym=settings["sym"],
+        desc_act=settings["desc_act"],
+        # Its own order of columns within the groups, better than none; it excludes desc_act.
+        act_group_aware=not settings["desc_act"],
     )
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     model = GPTQModel.load(values["model"], config, device=device)

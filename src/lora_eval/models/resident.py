@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models.adapters import check_adapter
+from lora_eval.models.compressed import compressed_note, dequantizing_config
 from lora_eval.models.dense import dequantize_nf4, fits_dense
 from lora_eval.models.locate import read_config, resolve_model
 from lora_eval.models.quiet import no_bars, without_gptqmodel
@@ -138,6 +139,8 @@ def load_base(
     try:
         if quantization:
             options["quantization_config"] = BitsAndBytesConfig(**quantization)
+        elif (config := dequantizing_config(folder)) is not None:
+            options["config"] = config
         with no_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
@@ -206,13 +209,13 @@ def open_resident(
 
 
 def open_folder(folder: Path, *, name: str, dtype: str = "auto", device: str = "auto") -> Resident:
-    """Return a merged or GPTQ folder as a model of its own, with one arm."""
+    """Return a merged, GPTQ or AWQ folder as a model of its own, with one arm."""
     model = load_base(folder, dtype=dtype, device=device)
     notes: tuple[str, ...] = ()
     if read_config(folder, "config.json").get("quantization_config"):
         from lora_eval.models.dense import dequantize_for_cpu
 
-        notes = dequantize_for_cpu(model)
+        notes = dequantize_for_cpu(model) + compressed_note(folder, model)
     return Resident(model, load_tokenizer(folder), {name: None}, notes=notes)
 
 

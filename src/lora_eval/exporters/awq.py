@@ -1,0 +1,109 @@
+"""`awq`: a whole model quantized with llm-compressor (AWQ, arXiv 2306.00978), on a CPU too.
+
+llm-compressor fits no environment beside our transformers: it runs in one of its own (`environment`), in a
+process of its own (`awq_worker`). gptqmodel's AWQ needs CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import MissingExtraError, VerificationFailed
+from lora_eval.exporters.environment import find_python
+from lora_eval.exporters.quantize import OPTIONS, calibrate, check_settings, finish
+from lora_eval.exporters.weights import read_header
+from lora_eval.exporters.workers import run_worker, scratch_folder, worker_environment
+from lora_eval.models import load_base
+from lora_eval.models.locate import weight_files
+from lora_eval.models.quiet import quiet
+from lora_eval.protocols import ExportRequest
+from lora_eval.records import Lineage
+
+_WORKER = Path(__file__).with_name("awq_worker.py")
+
+
+class AwqExporter:
+    """A merged or base model becomes a 4-bit or 8-bit one, in the compressed-tensors format."""
+
+    name = "awq"
+    kind = "awq"
+    options = (*OPTIONS, "python")
+
+    def export(self, request: ExportRequest) -> Lineage:
+        """Write the quantized model; returns its lineage (see `Exporter.export`).
+
+        Raises:
+            MissingExtraError: compressed-tensors is not installed, or llm-compressor cannot be.
+            ModelError: already quantized, or a layer's input size is no multiple of the group size.
+            VerificationFailed: what was written is not what was quantized.
+        """
+        started = time.perf_counter()
+        require_compressed_tensors()
+        settings = check_settings(request, "awq")
+        calibration = calibrate(request, settings)
+        python = find_python(request.options.get("python"), request.progress)
+        with scratch_folder("awq") as scratch:
+            # A copy: beside the worker lie modules that would hide packages of the same name.
+            worker = Path(shutil.copy(_WORKER, scratch))
+            answer = run_worker(
+                [python, worker],
+                {"settings": settings, "rows": calibration.rows},
+                request,
+                library="llm-compressor",
+                scratch=scratch,
+                environment=_environment(scratch),
+            )
+        _normalise(request.out)
+        check_written(request.out, answer["modules"], calibration.rows[0])
+        arguments = settings | {"modules_quantized": len(answer["modules"])} | calibration.arguments()
+        arguments |= {"packages": answer["packages"]}
+        return finish(request, "awq", arguments, started)
+
+
+def require_compressed_tensors() -> None:
+    """Raise MissingExtraError where compressed-tensors, which opens the result, is not installed."""
+    if find_spec("compressed_tensors") is None:
+        raise MissingExtraError(
+            "export awq needs compressed-tensors, with which transformers opens the result; install with: "
+            "pip install 'lora-eval[awq]'"
+        )
+
+
+def check_written(out: Path, modules: list[str], row: list[int]) -> None:
+    """Raise VerificationFailed where the folder does not hold these modules packed, or where transformers
+    opens it to logits that are not finite.
+    """
+    import torch
+
+    packed = {
+        name.removesuffix(".weight_packed")
+        for path in weight_files(out)
+        for name in read_header(path)
+        if name.endswith(".weight_packed")
+    }
+    if not packed or packed != set(modules):
+        raise VerificationFailed(f"{len(modules)} layers were quantized, {len(packed)} lie in the files")
+    with quiet(), torch.inference_mode():
+        logits = load_base(out, device="cpu")(torch.tensor([row[:64]])).logits
+    if not torch.isfinite(logits).all():
+        raise VerificationFailed("the quantized model gives logits that are not finite")
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """The worker's environment; no path of ours, whose packages are other versions."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    return {name: value for name, value in worker_environment(scratch).items() if name not in ours}
+
+
+def _normalise(out: Path) -> None:
+    """Take away llm-compressor's own recipe, whose settings the lineage holds; write config.json sorted."""
+    (out / "recipe.yaml").unlink(missing_ok=True)
+    path = out / "config.json"
+    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    data.pop("_name_or_path", None)
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
