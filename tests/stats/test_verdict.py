@@ -91,7 +91,10 @@ def test_interval_alone_is_not_enough():
     assert found.p_value == pytest.approx(0.0625)
     verdict = judge(found, found.p_value, higher_is_better=True)
     assert verdict.verdict == "inconclusive"
-    assert "does not confirm" in verdict.reason
+    assert verdict.reason == "only 5 items changed: the exact test cannot give less than p = 0.062 for so few"
+    more = binary(7, 1, 42)
+    assert more.ci_low > 0
+    assert "does not confirm" in judge(more, more.p_value, higher_is_better=True).reason
 
 
 def test_not_worse_needs_a_margin_and_a_bound_inside_it():
@@ -135,7 +138,14 @@ def test_few_pairs_and_no_change_have_their_own_text():
     assert "only 15 pairs" in few.reason
     same = judge(binary(0, 0, 200), 1.0, higher_is_better=True)
     assert same.verdict == "inconclusive"
-    assert "no item changed" in same.reason
+    assert "no item changed; with 200 items" in same.reason
+    assert "-0.012 to +0.012" in same.reason
+    clustered = judge(
+        paired_binary([0] * 40, [1] * 20 + [0] * 20, clusters=[f"c{i // 4}" for i in range(40)]),
+        0.01,
+        higher_is_better=True,
+    )
+    assert "only 10 independent clusters" in clustered.reason
     assert judge(binary(0, 0, 200), 1.0, higher_is_better=True, margin=0.02).verdict == "not_worse"
 
 

@@ -69,11 +69,36 @@ def gain_bounds(estimate: Estimate, *, higher_is_better: bool) -> tuple[float | 
 
 
 def _caution(estimate: Estimate) -> str | None:
+    """What a reader must know before the interval: few pairs, no change, few training runs."""
+    return _join(_few(estimate), _unchanged(estimate), _training_runs(estimate))
+
+
+def _few(estimate: Estimate) -> str | None:
     if 0 < estimate.n < FEW_PAIRS:
         return f"only {estimate.n} pairs: fewer than {FEW_PAIRS} say little, whatever the interval"
-    if estimate.n and not estimate.changed and estimate.ci_high is not None:
-        return "no item changed; a difference within the interval is still possible"
+    if estimate.clusters is not None and estimate.clusters < FEW_PAIRS:
+        return (
+            f"only {estimate.clusters} independent clusters: fewer than {FEW_PAIRS} say little, whatever the "
+            "interval"
+        )
     return None
+
+
+def _unchanged(estimate: Estimate) -> str | None:
+    if not estimate.n or estimate.changed or estimate.ci_low is None or estimate.ci_high is None:
+        return None
+    return (
+        f"no item changed; with {estimate.n} items a difference within the interval "
+        f"({estimate.ci_low:+.2g} to {estimate.ci_high:+.2g}) is still possible"
+    )
+
+
+def _training_runs(estimate: Estimate) -> str | None:
+    runs = len(estimate.run_differences)
+    if not runs:
+        return None
+    freedom = "1 degree of freedom" if runs == 2 else f"{runs - 1} degrees of freedom"
+    return f"{runs} training runs: the spread between them rests on {freedom}"
 
 
 def _undecided(estimate: Estimate, p_adjusted: float | None) -> str | None:
@@ -82,14 +107,20 @@ def _undecided(estimate: Estimate, p_adjusted: float | None) -> str | None:
     alpha = 1.0 - estimate.level
     if estimate.p_value < alpha <= p_adjusted:
         return "significant alone, but not after the correction for the number of tasks"
+    smallest = 2.0 ** (1 - estimate.changed)
+    if estimate.p_mid is not None and estimate.clusters is None and estimate.changed and smallest >= alpha:
+        items = "1 item" if estimate.changed == 1 else f"{estimate.changed} items"
+        return f"only {items} changed: the exact test cannot give less than p = {smallest:.2g} for so few"
     if (estimate.ci_low > 0 or estimate.ci_high < 0) and estimate.p_value >= alpha:
         return "the interval excludes 0 but the exact test does not confirm it"
     return None
 
 
 def _needed(estimate: Estimate, higher_is_better: bool, margin: float | None, tests: int) -> int | None:
-    """The fewest items that would decide either way: a difference found, or the margin held."""
-    if estimate.difference is None:
+    """The fewest items that would decide either way: a difference found, or the margin held. None with
+    training runs: more items do not narrow what differs between them.
+    """
+    if estimate.difference is None or estimate.run_differences:
         return None
     gain = estimate.difference if higher_is_better else -estimate.difference
     ways = [needed_n(estimate.n, estimate.mde, abs(gain), tests=tests, level=estimate.level)]
