@@ -104,7 +104,7 @@ class ScaledLaw:
     `unit` is perplexity_a, or 1 / ln 2.
     """
 
-    law: StudentLaw
+    law: Law
     unit: float
     scale: Scale
 
@@ -171,8 +171,12 @@ def law_of(pair: Pair, *, higher_is_better: bool) -> Law | None:
     """
     if pair.difference is None or pair.ci_low is None:
         return None
+    if pair.looks:
+        from lora_eval.stats.sequential import SequentialLaw  # it imports this module
+
+        return _in_units(pair, SequentialLaw(pair.looks))
     if pair.variance_parts:
-        return _student(pair)
+        return _in_units(pair, StudentLaw(_center(pair), pair.variance_parts))
     if "Dirichlet" not in pair.method or not pair.n:
         return None
     wins, losses = (pair.wins, pair.losses) if higher_is_better else (pair.losses, pair.wins)
@@ -180,13 +184,20 @@ def law_of(pair: Pair, *, higher_is_better: bool) -> Law | None:
     return DirichletLaw(wins * share, losses * share, pair.ties * share)
 
 
-def _student(pair: Pair) -> Law:
+def _center(pair: Pair) -> float:
+    """The difference on the scale of its law: a mean, or the log ratio r."""
     difference = pair.difference or 0.0
     if "log ratio" not in pair.method:
-        return StudentLaw(difference, pair.variance_parts)
+        return difference
+    return difference * math.log(2.0) if pair.ratio is None else math.log(pair.ratio)
+
+
+def _in_units(pair: Pair, law: Law) -> Law:
+    """The law of r taken to the metric's units; any other is in them already."""
+    if "log ratio" not in pair.method:
+        return law
     if pair.ratio is None or pair.ratio_low is None:
-        unit = 1.0 / math.log(2.0)
-        return ScaledLaw(StudentLaw(difference / unit, pair.variance_parts), unit, "bits")
+        return ScaledLaw(law, 1.0 / math.log(2.0), "bits")
     # The bound is used, not the difference: that may be 0, and then says nothing about perplexity_a.
     unit = (pair.ci_low or 0.0) / (pair.ratio_low - 1.0)
-    return ScaledLaw(StudentLaw(math.log(pair.ratio), pair.variance_parts), unit, "perplexity")
+    return ScaledLaw(law, unit, "perplexity")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lora_eval.errors import InputError
 from lora_eval.records import LoadedRun, VariancePart
 from lora_eval.stats.differences import Centers, Method, Source
 from lora_eval.stats.estimate import Estimate
+from lora_eval.stats.looks import Looks, estimate_looks
 from lora_eval.stats.multiple import benjamini_hochberg, holm
 from lora_eval.stats.pairing import (
     PairedRows,
@@ -56,12 +57,15 @@ UnitRows = dict[Unit, dict[str, Rows]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The runs compared, by arm; the training runs of arms that have several; how they are compared."""
+    """The runs compared, by arm; the training runs of arms that have several; how they are compared; of a
+    sequential comparison the looks at each task.
+    """
 
     runs: Mapping[str, LoadedRun]
     members: Members
     level: float
     method: Method
+    looks: Mapping[str, Looks] = field(default_factory=dict)
 
 
 def compare_units(asked: Asked, units: Sequence[Unit], pairs: Sequence[PairNames]) -> tuple[Lines, UnitRows]:
@@ -106,6 +110,14 @@ def compare_pair(
     if not unanswered and not all(same_figure(*figure) for figure in zip(figures, own, strict=True)):
         whole = whole_task_estimate(figures, len(paired.first), asked.level)
         return Line(whole, paired.missing, {})
+    looks = asked.looks.get(unit.task)
+    if looks is not None:
+
+        def estimate_of(part: PairedRows) -> Estimate:
+            centers = run_centers(members, unit.metric, part, pair)
+            return estimate_metric(part, unit.metric, asked.level, runs=centers)
+
+        return Line(estimate_looks(paired, looks, estimate_of), paired.missing, {})
     runs = run_centers(members, unit.metric, paired, pair)
     estimate = estimate_metric(paired, unit.metric, asked.level, runs=runs)
     items, refused = item_part(estimate), None

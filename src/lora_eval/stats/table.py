@@ -13,6 +13,7 @@ from lora_eval.stats.estimate import Estimate
 from lora_eval.stats.laws import ScaledLaw, StudentLaw
 from lora_eval.stats.lines import Asked, Line, Lines, PairNames, compare_units
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS, ItemKey, Rows
+from lora_eval.stats.sequential import SequentialLaw
 from lora_eval.stats.suite import TaskDifference, macro_average
 from lora_eval.stats.tasks import Unit
 from lora_eval.stats.verdict import Judgement, judge
@@ -143,6 +144,7 @@ def _details(estimate: Estimate) -> dict[str, Any]:
         "effective_n": estimate.effective_n,
         "run_differences": estimate.run_differences,
         "between_runs_sd": stdev(estimate.run_differences) if estimate.run_differences else None,
+        "looks": law.looks if isinstance(law, SequentialLaw) else (),
     }
 
 
