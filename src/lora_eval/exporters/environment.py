@@ -38,12 +38,12 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def announcement(given: Path | None) -> str | None:
-    """Return what is about to be installed and how big it is; None where nothing is."""
+    """Return what an export will install and how big it is; None where nothing is to be installed."""
     if _given(given) is not None or _python(default_folder()).is_file():
         return None
     return (
-        f"installing llm-compressor into an environment of its own, once: {default_folder()} ({_SIZE}); to "
-        f"use one that you have, give its Python as --python or ${PYTHON}"
+        f"llm-compressor will be installed into an environment of its own, once: {default_folder()} "
+        f"({_SIZE}); to use one that you have, give its Python as --python or ${PYTHON}"
     )
 
 
