@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_eval.cli.compare_options import (
+    check_gate,
     check_out,
     open_store,
     parse_arms,
     parse_batch_tokens,
     parse_engine_option,
     parse_margin,
+    read_gate,
 )
 from lora_eval.errors import InputError
 
@@ -72,6 +74,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of shots and sampling (default: the suite's).")
 @click.option("--margin", "margins", multiple=True, metavar="TASK=X", help="Loss that may pass; repeatable.")
 @click.option(
+    "--gate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Rules that decide the exit status; see `lora-eval gate`.",
+)  # fmt: skip
+@click.option("--strict", is_flag=True, help="End with status 4 where the gate is inconclusive.")
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("comparison"), help="Folder; default: comparison."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print comparison.json on stdout.")
@@ -86,12 +93,15 @@ def command(
     silent: bool,
     verbose: bool,
     **options: Any,
-) -> None:
+) -> int:
     r"""Score base and adapters on the same items and test the differences.
 
     All adapters share one copy of the base's weights. The base of a QLoRA adapter is quantized as it was in
     training, and the report says so. The base is first compared with itself: a difference that is not exactly
     zero ends with status 3. Interrupted or killed, the same command computes only the rest.
+
+    With --gate: status 0 for PASS, and for INCONCLUSIVE without --strict; 3 for FAIL; 4 for INCONCLUSIVE with
+    --strict.
 
     OUT holds comparison.json, report.html, report.md and runs/ARM/.
 
@@ -105,7 +115,9 @@ def command(
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
       lora-eval compare --base org/model@v1 --adapter a=./a --adapter b=./b --tasks hellaswag,gsm8k
       lora-eval compare --base ./base --adapter ./adapter --arm shipped=merged:./merged --suite pocket
+      lora-eval compare --base ./base --adapter ./adapter --suite pocket --gate gate.yaml --strict
     """
+    from lora_eval.cli.gate import exit_status
     from lora_eval.cli.progress import progress_bar
     from lora_eval.engines.parallel import connected
     from lora_eval.models.processes import check_launch
@@ -117,8 +129,9 @@ def command(
         with progress_bar(shown) as progress, quiet(verbose):
             comparison = _compare(base, adapters, others, out, options, progress, processes)
     if comparison is None:
-        return  # the first process says it
+        return 0  # the first process says it
     _print(comparison, out, as_json=as_json, silent=silent)
+    return exit_status(comparison.gate, strict=options["strict"])
 
 
 def _compare(
@@ -134,8 +147,10 @@ def _compare(
     from lora_eval.compare import compare_loaded, load_runs, write_comparison
     from lora_eval.evaluate import evaluate_arms, open_suite
     from lora_eval.registry import find_plugin
+    from lora_eval.stats.gate import gated
 
     processes.first("checking --out", lambda: check_out(out))
+    gate = read_gate(options["gate"], strict=options["strict"])
     batch_tokens = parse_batch_tokens(options["batch_tokens"])
     margins = dict(parse_margin(text) for text in options["margins"])
     tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
@@ -161,6 +176,8 @@ def _compare(
     )
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
+    if gate is not None:
+        check_gate(gate, options["gate"], arms, suite)
     with open_store(options["store"], spoken=processes.is_first) as store:
         found = evaluate_arms(
             arms,
@@ -187,13 +204,18 @@ def _compare(
         notes=found.notes,
         title=f"{', '.join(list(runs)[1:])} against {next(iter(runs))} on {suite.name}",
     )
-    write_comparison(comparison, runs, out)
+    try:
+        if gate is not None:
+            comparison = gated(comparison, gate, str(options["gate"]))
+    finally:  # where the gate's file is at fault, what was scored is kept
+        write_comparison(comparison, runs, out)
     return comparison
 
 
 def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:
     from rich.console import Console
 
+    from lora_eval.cli.gate import show
     from lora_eval.reports.controls import reference_checks, reference_line
     from lora_eval.reports.terminal import print_comparison
     from lora_eval.reports.words import headline
@@ -205,6 +227,8 @@ def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) ->
         click.echo(headline(comparison))
     else:
         print_comparison(comparison, Console())
+    if comparison.gate is not None and not as_json:
+        show(comparison.gate, as_json=False, quiet=silent)
     for note in (*comparison.notes, *map(reference_line, reference_checks(comparison))):
         click.echo(note, err=True)
     click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.html'} and {out / 'report.md'}", err=True)

@@ -15,6 +15,8 @@ from lora_eval.errors import InputError, OutputError
 if TYPE_CHECKING:
     from lora_eval.engines.store import ResultStore
     from lora_eval.evaluate import Arms, FolderArm
+    from lora_eval.evaluate.selection import AnySuite
+    from lora_eval.records import Gate
 
 _KINDS = ("merged", "gptq", "awq")
 _OURS = {"comparison.json", "report.md", "report.html", "runs"}
@@ -145,3 +147,26 @@ def parse_margin(text: str) -> tuple[str, float]:
     if not equals or number <= 0:
         raise InputError(f"--margin {text}: expected TASK=X with X above 0, in the metric's units")
     return task, number
+
+
+def read_gate(path: Path | None, *, strict: bool) -> Gate | None:
+    """Return the rules of `--gate`; None where none is given."""
+    from lora_eval.records import Gate
+    from lora_eval.schema import read_record
+
+    if path is None:
+        if strict:
+            raise InputError("--strict: is for a gate; give its rules with --gate FILE")
+        return None
+    return read_record(path, Gate)
+
+
+def check_gate(gate: Gate, path: Path, arms: Arms, suite: AnySuite) -> None:
+    """Raise RecordError where a rule names a task or arm that this comparison will not have."""
+    from lora_eval.evaluate import ORIGINAL
+    from lora_eval.stats.gate_rules import check_names
+
+    tasks = dict.fromkeys((*(entry.task for entry in suite.record.entries()), *suite.groups, *suite.items))
+    names = [*arms.adapters, *(other.name for other in arms.others)]
+    names += [ORIGINAL] if arms.add_original else []
+    check_names(gate, list(tasks), names, arms.base_name, str(path))

@@ -53,6 +53,11 @@ def judge_gate(comparison: Comparison, gate: Gate, source: str = "gate") -> Gate
     )
 
 
+def gated(comparison: Comparison, gate: Gate, source: str) -> Comparison:
+    """Return the comparison with the gate's result in its record (raises as `judge_gate`)."""
+    return comparison.model_copy(update={"gate": judge_gate(comparison, gate, source)})
+
+
 def overall(verdicts: list[GateVerdict]) -> GateVerdict:
     """Return FAIL if a verdict is FAIL, else INCONCLUSIVE if one is (or there are none), else PASS."""
     if "FAIL" in verdicts:
