@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lora_eval.errors import ControlFailed, RecordError
-from lora_eval.records import Arm, Comparison, Gate, GateRule, Pair, TaskComparison
+from lora_eval.records import Arm, Comparison, Gate, GateRule, Pair, TaskComparison, VariancePart
 from lora_eval.schema import dump_record, parse_record
 from lora_eval.stats.binary import paired_binary
 from lora_eval.stats.gate import check_target, decide, judge_gate, overall
@@ -38,8 +38,11 @@ def make_line(estimate, *, task="skill", metric="acc", higher_is_better=True, er
         "verdict": "inconclusive", "reason": estimate.reason, "ratio": estimate.ratio,
         "ratio_low": estimate.ratio_low, "ratio_high": estimate.ratio_high,
     }  # fmt: skip
-    if error is not None:
-        values |= {"standard_error": error.standard_error, "degrees_of_freedom": error.clusters - 1}
+    if error is not None and error.standard_error:
+        part = VariancePart(
+            source="items", variance=error.standard_error**2, degrees_of_freedom=error.clusters - 1
+        )
+        values |= {"variance_parts": (part,)}
     pair = Pair(**(values | changes))
     return TaskComparison(
         task=task,
@@ -249,17 +252,17 @@ def test_threshold_on_the_bound_itself_decides_nothing():
 
 def test_an_interval_of_another_kind_is_used_as_it_stands():
     plain = binary_line(30, 10, 60)
-    changed = {"ci_low": -0.05, "ci_high": 0.45, "method": "anytime-valid"}
-    sequential = plain.model_copy(update={"pairs": (plain.pairs[0].model_copy(update=changed),)})
+    changed = {"ci_low": -0.05, "ci_high": 0.45, "method": "bootstrap (BCa)"}
+    resampled = plain.model_copy(update={"pairs": (plain.pairs[0].model_copy(update=changed),)})
     assert check(plain, min_gain=0.05).verdict == "PASS"
-    found = check(sequential, min_gain=0.05)
+    found = check(resampled, min_gain=0.05)
     assert (found.verdict, found.low, found.high, found.level) == ("INCONCLUSIVE", -0.05, 0.45, 0.975)
 
 
 def test_an_interval_of_another_kind_at_too_low_a_level_decides_nothing():
     line = score_line(np.zeros(50), np.linspace(0.1, 0.3, 50))
     assert check(line, 0.99, min_gain=0.0).verdict == "PASS"
-    update = {"standard_error": None, "degrees_of_freedom": None, "method": "bootstrap (BCa)"}
+    update = {"variance_parts": (), "method": "bootstrap (BCa)"}
     other = line.model_copy(update={"pairs": (line.pairs[0].model_copy(update=update),)})
     assert check(other, 0.975, min_gain=0.0).verdict == "PASS"
     found = check(other, 0.99, min_gain=0.0)

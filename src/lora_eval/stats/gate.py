@@ -117,7 +117,7 @@ def _statement(bounds: Bounds, verdict: GateVerdict, threshold: float, *, ratio:
     """Say why the interval gives this verdict, in the metric's own units."""
     low, high = bounds.low, bounds.high
     if low is None or high is None:
-        return [bounds.reason or "nothing bounds the difference"]
+        return [bounds.reason or "nothing bounds the difference yet"]
     what, sign = ("ratio", "") if ratio else ("gain", "+")
     at = f"{100 * bounds.level:g} %"
     if verdict == "INCONCLUSIVE":
