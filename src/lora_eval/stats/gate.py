@@ -115,18 +115,16 @@ def check_target(target: Target, level: float) -> GateCheck:
 
 def _statement(bounds: Bounds, verdict: GateVerdict, threshold: float, *, ratio: bool) -> list[str]:
     """Say why the interval gives this verdict, in the metric's own units."""
-    low, high = bounds.low, bounds.high
-    if low is None or high is None:
-        return [bounds.reason or "nothing bounds the difference yet"]
     what, sign = ("ratio", "") if ratio else ("gain", "+")
     at = f"{100 * bounds.level:g} %"
     if verdict == "INCONCLUSIVE":
-        said = f"the {what} lies between {low:{sign}.4g} and {high:{sign}.4g} (each at {at})"
-        return [f"{said}, so {threshold:{sign}g} is not decided"]
+        if bounds.low is None or bounds.high is None:
+            return [bounds.reason or "nothing bounds the difference yet"]
+        between = f"{bounds.low:{sign}.4g} and {bounds.high:{sign}.4g}"
+        return [f"the {what} lies between {between} (each at {at}), so {threshold:{sign}g} is not decided"]
     lower = (verdict == "PASS") != ratio
-    side, number = ("at least", low) if lower else ("at most", high)
-    word = "above" if lower else "below"
-    return [f"the {what} is {side} {number:{sign}.4g} ({at}), {word} {threshold:{sign}g}"]
+    side, number, word = ("least", bounds.low, "above") if lower else ("most", bounds.high, "below")
+    return [f"the {what} is at {side} {number:{sign}.4g} ({at}), {word} {threshold:{sign}g}"]
 
 
 def _with_requirements(
