@@ -1,36 +1,100 @@
-"""What a merge did to one tensor, measured on its values; and what makes a merge wrong."""
+"""What a merge did to one tensor, measured on its values piece by piece; and what makes a merge wrong."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any
 
 from lora_eval.errors import CheckFailed
-from lora_eval.exporters.lora import Target
 from lora_eval.records.export import MergeAudit, TensorAudit
 
 _LOST = 0.5  # a change of which rounding kept less than half is not the adapter that was measured
 
 
-def audit_tensor(
-    name: str, target: Target, *, base: Any, delta: Any, summed: Any, merged: Any, original: Any | None
-) -> TensorAudit:
-    """Return the audit of one merged weight; all arguments shaped (out, in).
+@dataclass(slots=True)
+class Sums:
+    """Sums over the elements of one tensor, in float64; those of its pieces add up.
 
-    `base` is what the change was added to, `summed` the sum before rounding, `merged` the stored result,
-    `original` the base before quantization (None where it was not quantized).
+    `delta` is LoRA's change, `added` what was found in the sum before rounding, `stored` the change after it.
     """
-    start = base.float()
-    size = float(delta.norm())
+
+    delta: float = 0.0  # <delta, delta>
+    added_delta: float = 0.0  # <added, delta>
+    added: float = 0.0  # <whole change, whole change>
+    stored_added: float = 0.0  # <stored, whole change>
+    base: float = 0.0  # <base, base>
+    error: float = 0.0  # <quantized - original, quantized - original>
+    original: float = 0.0  # <original, original>
+    differing: int = 0
+    elements: int = 0
+
+    @property
+    def finite(self) -> bool:
+        """Whether every stored value is a finite number: an infinite one makes the sums so."""
+        return isfinite(self.stored_added)
+
+    def __iadd__(self, other: Sums) -> Sums:
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        return self
+
+
+def piece_sums(
+    *,
+    base: Any,
+    summed: Any,
+    merged: Any,
+    delta: Any | None = None,
+    unscaled: Any | None = None,
+    original: Any | None = None,
+) -> Sums:
+    """Return the sums of one piece; arguments of one shape, in float32 but `merged` (output dtype).
+
+    `base` is what the change was added to, `summed` the sum before rounding,
+    `delta` LoRA's change, `unscaled` the sum without DoRA's factors, `original` the base before quantization.
+    """
+    import torch
+
+    flat = base.view(-1)
+    sums = Sums(elements=base.numel(), base=float(torch.dot(flat, flat)))
+    change = torch.sub(summed, base).view(-1)
+    sums.added = float(torch.dot(change, change))
+    if delta is not None:
+        added = change if unscaled is None else torch.sub(unscaled, base).view(-1)
+        sums.delta = float(torch.dot(delta.view(-1), delta.view(-1)))
+        sums.added_delta = float(torch.dot(added, delta.view(-1)))
+    stored = merged.float()  # a copy, unless the output is float32
+    stored = stored.sub_(base) if stored is not merged else stored - base
+    sums.stored_added = float(torch.dot(stored.view(-1), change))
+    if sums.added:
+        sums.differing = _differing(merged, base.to(merged.dtype))
+    if original is not None:
+        wide = original.float().view(-1)
+        error = torch.sub(flat, wide)
+        sums.error = float(torch.dot(error, error))
+        sums.original = float(torch.dot(wide, wide))
+    return sums
+
+
+def _differing(found: Any, other: Any) -> int:
+    """Count elements whose bits differ: three times as fast as comparing 16-bit numbers as numbers."""
+    import torch
+
+    bits = torch.int16 if found.element_size() == 2 else torch.int32
+    different = torch.ne(found.view(bits), other.view(bits))
+    return int(different.view(torch.uint8).sum(dtype=torch.int32))
+
+
+def tensor_audit(sums: Sums, *, quantized: bool, **named: Any) -> TensorAudit:
+    """Return the audit of one tensor from the sums over all its pieces; `named` as in `TensorAudit`."""
     return TensorAudit(
-        tensor=name,
-        module=target.module,
-        rank=target.rank,
-        scaling=target.scaling,
-        applied=round(_projection(summed - start, delta)) if size else None,
-        kept=_projection(merged.float() - start, delta) if size else None,
-        changed=float((merged != start.to(merged.dtype)).float().mean()),
-        relative_change=size / max(float(start.norm()), 1e-30),
-        quantization_error=None if original is None else _relative_error(start, original.float()),
+        applied=round(sums.added_delta / sums.delta) if sums.delta else None,
+        kept=sums.stored_added / sums.added if sums.added else None,
+        changed=sums.differing / max(sums.elements, 1),
+        relative_change=(sums.delta or sums.added) ** 0.5 / max(sums.base**0.5, 1e-30),
+        quantization_error=(sums.error**0.5 / max(sums.original**0.5, 1e-30)) if quantized else None,
+        **named,
     )
 
 
@@ -45,21 +109,21 @@ def check_audit(audit: MergeAudit) -> MergeAudit:
         listed = ", ".join(f"{tensor.module} ({tensor.applied} times)" for tensor in wrong[:5])
         raise CheckFailed(f"the adapter's change must be applied exactly once to each layer: {listed}")
     if not any(tensor.changed for tensor in audit.tensors):
-        zero = all(tensor.applied is None for tensor in audit.tensors)
+        zero = all(not tensor.relative_change for tensor in audit.tensors)
         raise CheckFailed(
             "the merge changes nothing: "
             + ("every B @ A of the adapter is zero, so it was never trained" if zero else
                f"every change is lost in rounding to {audit.dtype}; use --dtype float32")
         )  # fmt: skip
-    return audit.model_copy(update={"notes": tuple(_notes(audit))})
+    return audit.model_copy(update={"notes": (*audit.notes, *_notes(audit))})
 
 
 def _notes(audit: MergeAudit) -> list[str]:
-    empty = [tensor for tensor in audit.tensors if tensor.applied is None]
+    empty = [tensor for tensor in audit.tensors if not tensor.relative_change]
     lost = [tensor for tensor in audit.tensors if tensor.kept is not None and tensor.kept < _LOST]
     notes = []
     if empty:
-        notes.append(f"B @ A is 0 in {len(empty)} of {len(audit.tensors)} layers: they are the base's")
+        notes.append(f"the change is 0 in {len(empty)} of {len(audit.tensors)} layers: they are the base's")
     if lost:
         least = min(lost, key=lambda tensor: tensor.kept or 0.0)
         notes.append(
@@ -68,15 +132,3 @@ def _notes(audit: MergeAudit) -> list[str]:
             "keeps it"
         )
     return notes
-
-
-def _projection(found: Any, delta: Any) -> float:
-    """How many times `delta` is in `found`: <found, delta> / <delta, delta>, in float64 sums."""
-    import torch
-
-    top = torch.sum(found * delta, dtype=torch.float64)
-    return float(top / torch.sum(delta * delta, dtype=torch.float64))
-
-
-def _relative_error(found: Any, original: Any) -> float:
-    return float((found - original).norm()) / max(float(original.norm()), 1e-30)

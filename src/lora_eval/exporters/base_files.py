@@ -7,34 +7,63 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.weights import TensorInfo, read_header
 from lora_eval.models.locate import read_config, weight_files
 
 _SHOWN = 5
+Kind = Literal["linear", "conv1d", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A linear layer of the model: (out, in), and how its weight lies in the file."""
+    """A layer that LoRA can change: its weight as (out, in), or (tokens, hidden) of an embedding."""
 
+    module: str  # path in the model
+    kind: Kind
     shape: tuple[int, int]
-    transposed: bool  # GPT-2's Conv1D stores (in, out)
-    quantized: bool  # by bitsandbytes, in training
+    quantized: bool = False  # by bitsandbytes, in training
+
+    @property
+    def transposed(self) -> bool:
+        """GPT-2's Conv1D stores (in, out)."""
+        return self.kind == "conv1d"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseFiles:
-    """The base's shards with their tensors, and the linear layer that a tensor's name stands for."""
+    """The base's shards with their tensors, and what each tensor is in the model."""
 
     folder: Path
     config: dict[str, Any]
     shards: dict[Path, dict[str, TensorInfo]]
-    layers: dict[str, Layer]  # by the tensor's name in the files
-    modules: dict[str, str]  # layer's path in the model -> the tensor's name in the files
-    tied: frozenset[str]  # paths of modules that share one weight
+    layers: dict[str, Layer]  # by the layer's path in the model
+    parameters: dict[str, str]  # parameter's path in the model -> the tensor's name in the files
+    names: dict[str, str]  # the same for parameters that have no tensor of their own, as they would be named
+    tied: tuple[str, ...]  # paths of the modules that share the embedding's weight, the embedding first
+    vocabulary: tuple[str, ...]  # paths of the input embedding and of the layer that gives the logits
+
+    def tensor_of(self, module: str) -> str | None:
+        """Return the tensor that holds a module's weight: its own, or that of the embedding it shares."""
+        own = self.parameters.get(f"{module}.weight")
+        if own is None and module in self.tied:
+            found = (self.parameters.get(f"{other}.weight") for other in self.tied)
+            return next((name for name in found if name is not None), None)
+        return own
+
+    def tensor(self, name: str) -> Any:
+        """Return one tensor as it is stored, mapped into memory."""
+        from safetensors import safe_open
+
+        path = next(path for path, tensors in self.shards.items() if name in tensors)
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def info(self, name: str) -> TensorInfo:
+        """Return the tensor's shape and dtype (KeyError where there is none)."""
+        return next(tensors[name] for tensors in self.shards.values() if name in tensors)
 
 
 def open_base(folder: Path, quantization: dict[str, Any] | None) -> BaseFiles:
@@ -58,23 +87,28 @@ def open_base(folder: Path, quantization: dict[str, Any] | None) -> BaseFiles:
         )
     shards = {path: read_header(path) for path in files}
     model = _build(folder)
-    kinds, tied = _linear_layers(model), _tied_modules(model)
+    shapes, tied = _layers(model), _tied_modules(model)
+    ends = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module]
+    vocabulary = tuple(path for path, module in model.named_modules() if any(module is end for end in ends))
+    paths = dict.fromkeys(name for name, _ in model.named_parameters(remove_duplicate=False))
     quantized = _quantized_modules(model, quantization) if quantization else set()
-    modules = _stored_names(folder, model.base_model_prefix, kinds, shards, quantized)
-    layers = {
-        modules[path]: Layer(shape, transposed, path in quantized)
-        for path, (shape, transposed) in kinds.items()
-        if path in modules
-    }
-    return BaseFiles(folder, config, shards, layers, modules, tied)
+    layers = {path: Layer(path, kind, shape, path in quantized) for path, (kind, shape) in shapes.items()}
+    names = _file_names(model.base_model_prefix, list(paths), shards)
+    stored = {name for tensors in shards.values() for name in tensors}
+    parameters = {path: name for path, name in names.items() if name in stored}
+    _check_layout(folder, layers, parameters, shards)
+    return BaseFiles(folder, config, shards, layers, parameters, names, tied, vocabulary)
 
 
 def linear_inputs(folder: Path) -> dict[str, int]:
     """Return the input size of every linear layer but the one that gives the logits."""
     model = _build(folder)
     head = model.get_output_embeddings()
-    kinds = _linear_layers(model)
-    return {path: shape[1] for path, (shape, _) in kinds.items() if model.get_submodule(path) is not head}
+    return {
+        path: shape[1]
+        for path, (kind, shape) in _layers(model).items()
+        if kind != "embedding" and model.get_submodule(path) is not head
+    }
 
 
 def _build(folder: Path) -> Any:
@@ -89,31 +123,34 @@ def _build(folder: Path) -> Any:
         raise ModelError(f"{folder}: transformers cannot build this model: {error}") from error
 
 
-def _linear_layers(model: Any) -> dict[str, tuple[tuple[int, int], bool]]:
-    """Return (out, in) and whether it is stored transposed, for every linear layer."""
+def _layers(model: Any) -> dict[str, tuple[Kind, tuple[int, int]]]:
+    """Return kind and (out, in) of every linear layer and embedding."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    found: dict[str, tuple[tuple[int, int], bool]] = {}
+    found: dict[str, tuple[Kind, tuple[int, int]]] = {}
     for path, module in model.named_modules():
         if isinstance(module, Conv1D):
-            found[path] = (tuple(module.weight.shape[::-1]), True)
+            found[path] = "conv1d", tuple(module.weight.shape[::-1])
         elif isinstance(module, nn.Linear):
-            found[path] = (tuple(module.weight.shape), False)
+            found[path] = "linear", tuple(module.weight.shape)
+        elif isinstance(module, nn.Embedding):
+            found[path] = "embedding", tuple(module.weight.shape)
     return found
 
 
-def _tied_modules(model: Any) -> frozenset[str]:
-    """Return the modules whose weight is that of another module too."""
-    from torch import nn
-
+def _tied_modules(model: Any) -> tuple[str, ...]:
+    """Return the modules that share the input embedding's weight, the embedding first; empty where none."""
     model.tie_weights()
-    owners: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter):
-            owners.setdefault(id(weight), []).append(path)
-    return frozenset(path for paths in owners.values() if len(paths) > 1 for path in paths)
+    embedding = model.get_input_embeddings()
+    weight = getattr(embedding, "weight", None)
+    sharing = [
+        path
+        for path, module in model.named_modules(remove_duplicate=False)
+        if weight is not None and getattr(module, "weight", None) is weight
+    ]
+    sharing.sort(key=lambda path: model.get_submodule(path) is not embedding)
+    return tuple(sharing) if len(sharing) > 1 else ()
 
 
 def _quantized_modules(model: Any, quantization: dict[str, Any]) -> set[str]:
@@ -122,35 +159,39 @@ def _quantized_modules(model: Any, quantization: dict[str, Any]) -> set[str]:
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(**quantization), pre_quantized=False)
+    try:
+        config = BitsAndBytesConfig(**quantization)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the quantization {quantization} is no BitsAndBytesConfig: {error}") from error
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.preprocess_model(model, device_map={"": "cpu"})
     return {path for path, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
 
 
-def _stored_names(
+def _file_names(prefix: str, paths: list[str], shards: dict[Path, dict[str, TensorInfo]]) -> dict[str, str]:
+    """Return each parameter's name in the files; a checkpoint of the bare model lacks the prefix."""
+    stored = {name for tensors in shards.values() for name in tensors}
+    bare = not any(path in stored for path in paths if path.startswith(f"{prefix}."))
+    return {path: path.removeprefix(f"{prefix}.") if bare and path not in stored else path for path in paths}
+
+
+def _check_layout(
     folder: Path,
-    prefix: str,
-    kinds: dict[str, tuple[tuple[int, int], bool]],
+    layers: dict[str, Layer],
+    parameters: dict[str, str],
     shards: dict[Path, dict[str, TensorInfo]],
-    quantized: set[str],
-) -> dict[str, str]:
-    """Return the tensor that holds each layer's weight; a checkpoint of the bare model lacks the prefix."""
+) -> None:
     stored = {name: info.shape for tensors in shards.values() for name, info in tensors.items()}
-    names: dict[str, str] = {}
     problems = []
-    for path, (shape, transposed) in kinds.items():
-        candidates = (f"{path}.weight", f"{path.removeprefix(f'{prefix}.')}.weight")
-        name = next((candidate for candidate in candidates if candidate in stored), None)
-        expected = shape[::-1] if transposed else shape
-        if name is not None and stored[name] == expected:
-            names[path] = name
-        elif name is not None:
+    for path, layer in layers.items():
+        name = parameters.get(f"{path}.weight")
+        expected = layer.shape[::-1] if layer.transposed else layer.shape
+        if name is not None and stored[name] != expected:
             problems.append(f"{name} has shape {list(stored[name])}, the model's {path} {list(expected)}")
-        elif path in quantized:
+        elif name is None and layer.quantized:
             problems.append(f"no tensor holds {path}.weight")
     if problems:
         raise ModelError(
             f"{folder}: the weights do not lie in the files as in the model; merging such a layout is not "
-            f"supported yet: {'; '.join(problems[:_SHOWN])}"
+            f"supported: {'; '.join(problems[:_SHOWN])}"
         )
-    return names

@@ -19,12 +19,20 @@ _TEMPLATES = "additional_chat_templates"
 _OTHER = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.py")
 
 
-def carry_config(base: Path, out: Path, dtype: str) -> None:
-    """Write config.json: the base's, with the new dtype and without any quantization."""
+def carry_config(base: Path, out: Path, dtype: str, changes: dict[str, Any] | None = None) -> None:
+    """Write config.json: the base's, with the new dtype, without any quantization, and with `changes` (also
+    in the part of a model with several that has the key, as `text_config`).
+    """
     config = read_config(base, "config.json")
     for key in ("quantization_config", "torch_dtype", "_name_or_path"):
         config.pop(key, None)
     config["dtype"] = dtype
+    for key, value in (changes or {}).items():
+        parts = [part for part in config.values() if isinstance(part, dict) and key in part]
+        for part in parts:
+            part[key] = value
+        if key in config or not parts:
+            config[key] = value
     _write_json(out / "config.json", config)
 
 
@@ -50,15 +58,65 @@ def carry_tokenizer(sources: list[Path], out: Path) -> Path:
     raise ModelError(f"no tokenizer in {places}; expected tokenizer.json and tokenizer_config.json")
 
 
+def pack_templates(out: Path, server: str | None) -> None:
+    """Leave the chat templates where the target server looks for them.
+
+    transformers, vLLM and SGLang read chat_template.jinja; TGI and older releases only tokenizer_config.json
+    (https://github.com/huggingface/text-generation-inference/issues/3247). None: both, which every one reads.
+    """
+    config = read_config(out, "tokenizer_config.json") if (out / "tokenizer_config.json").is_file() else {}
+    file, folder = out / "chat_template.jinja", out / _TEMPLATES
+    texts = {"default": file.read_text("utf-8")} if file.is_file() else {}
+    texts |= {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.jinja"))}
+    inside = config.get("chat_template")
+    if isinstance(inside, str):
+        texts.setdefault("default", inside)
+    elif isinstance(inside, list):
+        for entry in inside:
+            texts.setdefault(entry["name"], entry["template"])
+    if not texts:
+        return
+    if server in (None, "tgi"):
+        listed = [{"name": name, "template": text} for name, text in texts.items()]
+        config["chat_template"] = texts["default"] if set(texts) == {"default"} else listed
+    else:
+        config.pop("chat_template", None)
+    _write_json(out / "tokenizer_config.json", config)
+    file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    if server != "tgi":
+        for name, text in texts.items():
+            path = file if name == "default" else folder / f"{name}.jinja"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+
+
 def carry_rest(sources: list[Path], out: Path) -> None:
     """Copy generation settings (of the first source with some), licence files and the model's own code."""
     for source in sources:
         if (source / "generation_config.json").is_file():
             shutil.copyfile(source / "generation_config.json", out / "generation_config.json")
             break
-    for pattern in _OTHER:
-        for path in sorted(sources[-1].glob(pattern)):
-            shutil.copyfile(path, out / path.name)
+    for source in reversed(sources):  # the base first; an adapter's own licence stands beside it
+        for pattern in _OTHER if source == sources[-1] else _OTHER[:3]:
+            for path in sorted(source.glob(pattern)):
+                taken = (out / path.name).exists() and (out / path.name).read_bytes() != path.read_bytes()
+                shutil.copyfile(path, out / (f"ADAPTER_{path.name}" if taken else path.name))
+
+
+def licence_of(folder: Path) -> str | None:
+    """Return the licence that a model card's front matter names, or None."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text("utf-8", errors="replace").splitlines()
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        return None
+    for line in lines[1 : lines.index("---", 1)]:
+        key, _, value = line.partition(":")
+        if key == "license":
+            return value.strip().strip("'\"") or None
+    return None
 
 
 def carry_files(source: Path, out: Path, names: tuple[str, ...]) -> None:
@@ -68,16 +126,31 @@ def carry_files(source: Path, out: Path, names: tuple[str, ...]) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def check_vocabulary(out: Path, rows: int | None) -> None:
-    """Raise ModelError where the tokenizer gives ids that the model's embedding has no row for."""
+def check_vocabulary(out: Path, rows: int | None) -> tuple[str, ...]:
+    """Return what is to be said about the tokenizer: an end token at which generation does not end.
+
+    Raises:
+        ModelError: it gives ids that the model's embedding has no row for.
+    """
     from lora_eval.models import load_tokenizer
 
-    size = len(load_tokenizer(out))
+    tokenizer = load_tokenizer(out)
+    size = len(tokenizer)
     if rows is not None and size > rows:
         raise ModelError(
-            f"the adapter's tokenizer has {size} tokens, the base's embedding {rows} rows: tokens were "
-            "added in training; merging a resized vocabulary is not supported yet"
+            f"the adapter's tokenizer has {size} tokens, the model's embedding {rows} rows: tokens were "
+            "added in training, and the adapter holds no weights for them; save it again with "
+            "save_embedding_layers=True"
         )
+    settings = out / "generation_config.json"
+    stops = read_config(out, settings.name).get("eos_token_id") if settings.is_file() else None
+    known = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    if known and tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in known:
+        return (
+            f"generation ends at {', '.join(map(str, known))}, and not at the tokenizer's own end token "
+            f"{tokenizer.eos_token_id}: as measured, but check generation_config.json",
+        )
+    return ()
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -2,34 +2,50 @@
 
 An adapter trained under NF4 belongs to the dequantized NF4 weights. Added to the original 16-bit weights, or
 merged by PEFT into Linear4bit (which quantizes again), it gives another model: 70 times the KL of the noise
-floor in our measurement. So each layer that training quantized goes through bitsandbytes' own quantize and
-dequantize, the change scaling * (B @ A) is added in float32, and the sum is rounded once.
+floor in our measurement. So each layer that training quantized goes through bitsandbytes' quantization and
+back, the change scaling * (B @ A) is added in float32, and the sum is rounded once.
+
+`base`: the same without an adapter. It is what an adapter must be served on that is not merged.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_eval.errors import InputError, ModelError
-from lora_eval.exporters.audit import audit_tensor, check_audit
-from lora_eval.exporters.base_files import BaseFiles, Layer, open_base
+from lora_eval.exporters.assemble import Assembled, Assembler, Precision
+from lora_eval.exporters.audit import check_audit
+from lora_eval.exporters.base_files import BaseFiles, open_base
 from lora_eval.exporters.calibration import RECIPE
-from lora_eval.exporters.carry import carry_config, carry_files, carry_rest, carry_tokenizer, check_vocabulary
-from lora_eval.exporters.lora import Adapter, Target
-from lora_eval.exporters.round_trip import RoundTrip
+from lora_eval.exporters.carry import (
+    carry_config,
+    carry_files,
+    carry_rest,
+    carry_tokenizer,
+    check_vocabulary,
+    licence_of,
+    pack_templates,
+)
+from lora_eval.exporters.combine import Combination, combine, read_combination
+from lora_eval.exporters.lora import Adapter
+from lora_eval.exporters.plan import Plan, make_plan
 from lora_eval.exporters.steps import extend, lineage_of
-from lora_eval.exporters.weights import TensorInfo, dtype_code, open_writer, write_index
-from lora_eval.models import NF4, check_adapter
+from lora_eval.exporters.weights import dtype_code
+from lora_eval.fingerprint import fingerprint_folder
+from lora_eval.models import NF4
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
-from lora_eval.records.export import MergeAudit, TensorAudit
-from lora_eval.schema import write_record
+from lora_eval.records.export import MergeAudit
+from lora_eval.schema import load_json, write_record
 
 AUDIT = "audit.json"
 DTYPES = ("bfloat16", "float16", "float32")
+SERVERS = ("transformers", "vllm", "sglang", "tgi")
+_QUANTIZED = ("nf4", "fp4", "none")
 
 
 class MergeExporter:
@@ -37,7 +53,7 @@ class MergeExporter:
 
     name = "merge"
     kind = "merged"
-    options = ("onto", "dtype", "quantize")
+    options = ("onto", "dtype", "quantize", "server", "others", "weights", "combine", "density", "seed")
 
     def export(self, request: ExportRequest) -> Lineage:
         """Write the merged model; returns its lineage (see `Exporter.export`).
@@ -49,69 +65,148 @@ class MergeExporter:
         started = time.perf_counter()
         if request.adapter is None:
             raise InputError("export merge: needs the adapter to merge; give --adapter DIR")
-        check_adapter(request.adapter, request.base)
-        adapter = Adapter(request.adapter)
+        with tempfile.TemporaryDirectory(prefix="lora-eval-merge-") as scratch:
+            adapter = Adapter(request.adapter)
+            others = [Path(path) for path in request.options.get("others") or ()]
+            combination = read_combination(request.options, len(others) + 1)
+            if others:
+                adapter = combine([adapter, *map(Adapter, others)], combination, Path(scratch))
+            return _merge(request, adapter, others, combination, started)
+
+
+class BaseExporter:
+    """The base as training saw it: every layer that was quantized with its dequantized values."""
+
+    name = "base"
+    kind = "base"
+    options = ("dtype", "quantize", "server")
+
+    def export(self, request: ExportRequest) -> Lineage:
+        """Write the model; returns its lineage (see `Exporter.export`).
+
+        Raises:
+            ModelError: the base cannot be read, or nothing says how it was quantized.
+        """
+        started = time.perf_counter()
         lineage = lineage_of(request.base, request.adapter)
-        plan = _plan(request, lineage, adapter)
-        if plan.quantization:
-            lineage = lineage.model_copy(update={"quantization": plan.quantization})
-        audit = _Merge(plan, request).run()
-        write_record(request.out / AUDIT, audit)
-        _carry(request, plan)
-        arguments = _summary(audit) | {"quantization": plan.quantization}
-        return extend(
-            lineage,
-            request,
-            kind="merged",
-            arguments=arguments,
-            seconds=time.perf_counter() - started,
+        trained = _quantization(request, lineage)
+        if not trained:
+            raise ModelError(
+                f"{request.adapter or request.base}: nothing says how the base was quantized in training; "
+                "give --adapter with its lineage.json, or --quantize nf4"
+            )
+        base = open_base(request.base, trained)
+        precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained)
+        plan = make_plan(base, None)
+        done = _assemble(request, base, None, plan, precision, lineage)
+        sources = [request.base]
+        _carry(request, base, plan, precision, sources)
+        arguments = {
+            "dtype": precision.output,
+            "layers_quantized": done.quantized,
+            "quantization": trained,
+            "notes": [*plan.notes, *_width_notes(base)],
+        }
+        only = ExportRequest(request.base, None, request.out)
+        kept = lineage_of(request.base, None)
+        seconds = time.perf_counter() - started
+        return extend(kept, only, kind="base", arguments=arguments, seconds=seconds)
+
+
+def _merge(
+    request: ExportRequest, adapter: Adapter, others: list[Path], combination: Combination, started: float
+) -> Lineage:
+    lineage = lineage_of(request.base, request.adapter)
+    onto, trained = _target(request, lineage, adapter)
+    base = open_base(request.base, trained if onto == "trained" else None)
+    precision = Precision(
+        output=_output_dtype(request, base),
+        loaded=lineage.base_dtype if onto == "trained" else None,
+        whole=lineage.base_dtype,
+        quantization=trained if onto == "trained" else None,
+    )
+    plan = make_plan(base, adapter)
+    done = _assemble(request, base, adapter, plan, precision, lineage)
+    audit = MergeAudit(
+        onto=onto,
+        dtype=precision.output,
+        tensors=tuple(done.rows),
+        quantized=done.quantized,
+        untouched=done.untouched,
+        notes=(*plan.notes, *_width_notes(base)),
+    )
+    folders = [folder for folder in (request.adapter, *others) if folder is not None]
+    said = _carry(request, base, plan, precision, [*folders, request.base])
+    audit = check_audit(audit.model_copy(update={"notes": (*audit.notes, *said)}))
+    write_record(request.out / AUDIT, audit)
+    arguments = _summary(audit) | {"quantization": trained, "licence": licence_of(request.base)}
+    if others:
+        arguments |= {"combine": combination.described([*folders])}
+    if trained:
+        lineage = lineage.model_copy(update={"quantization": trained})
+    return extend(lineage, request, kind="merged", arguments=arguments, seconds=time.perf_counter() - started)
+
+
+def _assemble(
+    request: ExportRequest, base: BaseFiles, adapter: Adapter | None, plan: Plan, precision: Precision,
+    lineage: Lineage,
+) -> Assembled:  # fmt: skip
+    """Write the weights; meanwhile the base's digest is computed, by which the lineage knows it."""
+    assembler = Assembler(base, adapter, plan, precision, request.out, request.progress)
+    with ThreadPoolExecutor(1, "digest") as hasher:
+        found = hasher.submit(fingerprint_folder, request.base)
+        done = assembler.run(hasher)
+        _check_lineage(request, lineage, found.result())
+    return done
+
+
+def _check_lineage(request: ExportRequest, lineage: Lineage, given: str) -> None:
+    """Equal shapes do not make it the same base: where the lineage names one by fingerprint, that counts."""
+    bases = [variant for variant in lineage.variants if variant.kind == "base"]
+    trained = bases[-1].fingerprint if bases else None
+    if request.adapter is not None and trained is not None and trained != given:
+        raise ModelError(
+            f"{request.adapter}: was trained on '{lineage.base_model or bases[-1].path}' ({trained[:19]}), "
+            f"but the base given is {request.base} ({given[:19]}); give the base it was trained on"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Everything that was decided before the first tensor is read."""
-
-    base: BaseFiles
-    adapter: Adapter
-    onto: Literal["trained", "original"]
-    quantization: dict[str, Any] | None
-    loaded_dtype: str | None  # what training loaded the base in (None: as stored)
-    dtype: str
-    targets: dict[str, Target]  # by the tensor's name in the base's files
-
-
-def _plan(request: ExportRequest, lineage: Lineage, adapter: Adapter) -> _Plan:
+def _target(
+    request: ExportRequest, lineage: Lineage, adapter: Adapter
+) -> tuple[Literal["trained", "original"], dict[str, Any] | None]:
+    """Return which base to merge into, and how training quantized it."""
     trained = _quantization(request, lineage)
     asked = request.options.get("onto") or ("trained" if trained else "original")
     if asked not in ("trained", "original"):
         raise InputError(f"--onto {asked}: expected 'trained' or 'original'")
-    onto: Literal["trained", "original"] = "original" if asked == "original" else "trained"
-    if onto == "trained" and not trained and lineage.base_dtype is None:
+    if asked == "trained" and not trained and lineage.base_dtype is None:
         raise ModelError(
             f"{adapter.folder}: no lineage.json says how the base was quantized in training; give "
             "--quantize nf4, or --onto original for an adapter trained on the 16-bit base"
         )
-    quantization = trained if onto == "trained" else None
-    base = open_base(request.base, quantization)
-    return _Plan(
-        base=base,
-        adapter=adapter,
-        onto=onto,
-        quantization=quantization,
-        loaded_dtype=lineage.base_dtype if onto == "trained" else None,
-        dtype=_output_dtype(request, base),
-        targets=_match_targets(adapter, base),
-    )
+    return ("original" if asked == "original" else "trained"), trained
 
 
 def _quantization(request: ExportRequest, lineage: Lineage) -> dict[str, Any] | None:
+    """Return the training's `BitsAndBytesConfig` arguments: as given, as the lineage says, or None."""
     given = request.options.get("quantize")
-    if given not in (None, "nf4", "none"):
-        raise InputError(f"--quantize {given}: expected 'nf4' or 'none'")
+    if given is None:
+        return lineage.quantization or None
     if given == "none":
         return None
-    return dict(NF4) if given == "nf4" else lineage.quantization or None
+    if given in ("nf4", "fp4"):
+        return NF4 | {"bnb_4bit_quant_type": given}
+    if not Path(given).is_file():
+        raise InputError(
+            f"--quantize {given}: expected one of {', '.join(_QUANTIZED)}, or a JSON file with the arguments of "
+            "BitsAndBytesConfig"
+        )
+    data = load_json(Path(given))
+    if not isinstance(data, dict):
+        raise InputError(
+            f"--quantize {given}: expected a JSON object with the arguments of BitsAndBytesConfig"
+        )
+    return {key: value for key, value in data.items() if key != "quant_method" and not key.startswith("_")}
 
 
 def _output_dtype(request: ExportRequest, base: BaseFiles) -> str:
@@ -127,157 +222,36 @@ def _output_dtype(request: ExportRequest, base: BaseFiles) -> str:
     return str(dtype)
 
 
-def _check_copies(adapter: Adapter, base: BaseFiles) -> None:
-    """PEFT stores embeddings whole beside LoRA on them; they must be the base's, else they were trained."""
-    import torch
-    from safetensors import safe_open
-
-    places = {name: path for path, tensors in base.shards.items() for name in tensors}
-    for module in adapter.copies:
-        name = base.modules.get(module, f"{module}.weight")
-        same = name in places
-        if same:
-            with safe_open(places[name], framework="pt") as file:
-                same = torch.equal(file.get_tensor(name).float(), adapter.copy_of(module).float())
-        if not same:
-            raise ModelError(
-                f"{adapter.path}: holds a whole weight for {module} that is not the base's: it was "
-                "trained or resized; merging that is not supported yet"
-            )
-
-
-def _match_targets(adapter: Adapter, base: BaseFiles) -> dict[str, Target]:
-    """Return the adapter's targets by the name of the tensor that each changes."""
-    _check_copies(adapter, base)
-    found: dict[str, Target] = {}
-    for module, target in adapter.targets.items():
-        if module in base.tied:
-            raise ModelError(
-                f"{adapter.folder}: changes {module}, whose weight the base shares with another layer (tied "
-                "embeddings); merged, the change would act in both; merging that is not supported yet"
-            )
-        name = base.modules.get(module)
-        if name is None:
-            raise ModelError(
-                f"{adapter.folder}: changes {module}, which is no linear layer with a weight in "
-                f"{base.folder}; merging that is not supported yet"
-            )
-        if adapter.shape(target) != base.layers[name].shape:
-            raise ModelError(
-                f"{adapter.folder}: {module} is {list(adapter.shape(target))} in the adapter and "
-                f"{list(base.layers[name].shape)} in the base {base.folder}"
-            )
-        found[name] = target
-    return found
-
-
-@dataclass
-class _Merge:
-    """Goes through the base's files once and writes the same layout."""
-
-    plan: _Plan
-    request: ExportRequest
-    rows: list[TensorAudit] = field(default_factory=list)
-    quantized: int = 0
-    untouched: int = 0
-
-    def run(self) -> MergeAudit:
-        """Write all shards and the index; returns the checked audit."""
-        plan, out = self.plan, self.request.out
-        self._round_trip = RoundTrip(plan.quantization) if plan.quantization else None
-        weight_map: dict[str, str] = {}
-        size = 0
-        for path, tensors in plan.base.shards.items():
-            announced = {name: (info, self._code(info)) for name, info in tensors.items()}
-            self._write_shard(path, out / path.name, announced)
-            weight_map |= dict.fromkeys(tensors, path.name)
-            size += sum(info.n_bytes(code) for info, code in announced.values())
-        if len(plan.base.shards) > 1:
-            write_index(out, weight_map, size)
-        missing = set(plan.targets) - {row.tensor for row in self.rows}
-        if missing:
-            raise ModelError(f"{plan.base.folder}: no tensor for {', '.join(sorted(missing)[:5])}")
-        return check_audit(
-            MergeAudit(
-                onto=plan.onto,
-                dtype=plan.dtype,
-                tensors=tuple(self.rows),
-                quantized=self.quantized,
-                untouched=self.untouched,
-            )
-        )
-
-    def _code(self, info: TensorInfo) -> str:
-        return dtype_code(self.plan.dtype) if info.is_floating else info.dtype
-
-    def _write_shard(self, source: Path, out: Path, announced: dict[str, tuple[TensorInfo, str]]) -> None:
-        from safetensors import safe_open
-
-        total = sum(len(tensors) for tensors in self.plan.base.shards.values())
-        with safe_open(source, framework="pt") as file, open_writer(out, announced) as writer:
-            for name, (info, _) in announced.items():
-                stored = file.get_tensor(name)
-                writer.write(name, self._convert(name, stored) if info.is_floating else stored)
-                done = len(self.rows) + self.untouched + (not info.is_floating)
-                self.request.progress("merging", done, total)
-
-    def _convert(self, name: str, stored: Any) -> Any:
-        """Return the tensor as it is stored in the merged model."""
-        import torch
-
-        plan = self.plan
-        dtype = getattr(torch, plan.dtype)
-        if plan.loaded_dtype:
-            stored = stored.to(getattr(torch, plan.loaded_dtype))
-        layer, target = plan.base.layers.get(name), plan.targets.get(name)
-        if layer is None or (target is None and not layer.quantized):
-            self.untouched += 1
-            return _finite(name, stored.to(dtype))
-        return self._convert_layer(name, layer, target, stored)
-
-    def _convert_layer(self, name: str, layer: Layer, target: Target | None, stored: Any) -> Any:
-        import torch
-
-        dtype = getattr(torch, self.plan.dtype)
-        weight = stored.T.contiguous() if layer.transposed else stored  # (out, in)
-        base, original = weight, None
-        if layer.quantized and self._round_trip is not None:
-            base, original = self._round_trip(weight), weight
-            self.quantized += 1
-        if target is None:
-            merged = base.to(dtype)
-            self.untouched += 1
-        else:
-            delta = self.plan.adapter.delta(target)  # (out, in)
-            summed = base.float() + delta
-            merged = summed.to(dtype)  # the only rounding
-            row = audit_tensor(
-                name, target, base=base, delta=delta, summed=summed, merged=merged, original=original
-            )
-            self.rows.append(row)
-        return _finite(name, merged.T.contiguous() if layer.transposed else merged)
-
-
-def _finite(name: str, tensor: Any) -> Any:
-    import torch
-
-    if not torch.isfinite(tensor).all():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        raise ModelError(
-            f"{name}: holds values that are not finite in {dtype}"
-            + ("; use --dtype bfloat16 or float32" if dtype == "float16" else "")
-        )
-    return tensor
-
-
-def _carry(request: ExportRequest, plan: _Plan) -> None:
+def _carry(
+    request: ExportRequest, base: BaseFiles, plan: Plan, precision: Precision, sources: list[Path]
+) -> tuple[str, ...]:
     """Write everything beside the weights; the adapter's tokenizer and settings are newer than the base's."""
-    sources = [folder for folder in (request.adapter, request.base) if folder is not None]
-    carry_config(request.base, request.out, plan.dtype)
-    carry_tokenizer(sources, request.out)
-    carry_rest(sources, request.out)
-    carry_files(sources[0], request.out, (RECIPE,))
-    check_vocabulary(request.out, plan.base.config.get("vocab_size"))
+    server = request.options.get("server")
+    if server not in (None, *SERVERS):
+        raise InputError(f"--server {server}: expected one of {', '.join(SERVERS)}")
+    out = request.out
+    carry_config(request.base, out, precision.output, plan.config)
+    carry_tokenizer(sources, out)
+    pack_templates(out, server)
+    carry_rest(sources, out)
+    carry_files(sources[0], out, (RECIPE,))
+    config = base.config
+    rows = plan.config.get("vocab_size", config.get("vocab_size"))
+    if rows is None:
+        rows = (config.get("text_config") or {}).get("vocab_size")
+    return check_vocabulary(out, rows)
+
+
+def _width_notes(base: BaseFiles) -> list[str]:
+    """Say where this processor's kernels would measure another model than the trained one."""
+    odd = [layer.module for layer in base.layers.values() if layer.quantized and layer.shape[1] % 64]
+    if not odd:
+        return []
+    return [
+        f"{len(odd)} quantized layers have rows that do not end with a block of 64 ({odd[0]} first): on a CPU "
+        "with AVX512 bitsandbytes 0.50.2 computes them with the scales of wrong blocks; this holds the values "
+        "that its GPU code gives"
+    ]
 
 
 def _summary(audit: MergeAudit) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,15 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         ModelError: the file is cut short or is not safetensors.
     """
+    return _read(path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file says about itself, mostly `{"format": "pt"}` (ModelError as above)."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -56,17 +66,17 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             if length > size - 8:
                 raise ValueError(f"its header claims {length} bytes, the file has {size}")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+        metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
         entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
         found = {name: TensorInfo(name, tuple(e["shape"]), e["dtype"]) for name, e in entries}
         end = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: is not a safetensors file: {error}; copy or download it again") from error
     if end != size:
         raise ModelError(
             f"{path}: is {size} bytes long, its header promises {end}; copy or download it again"
         )
-    return found
+    return found, metadata
 
 
 def dtype_code(name: str) -> str:
@@ -75,23 +85,35 @@ def dtype_code(name: str) -> str:
 
 
 class Writer:
-    """Writes tensors in the order announced; `close` refuses a file that is not complete."""
+    """Writes tensors in the order announced, whole or in pieces; `close` refuses an incomplete file."""
 
     def __init__(self, file: IO[bytes], expected: Mapping[str, tuple[TensorInfo, str]]) -> None:
         self._file = file
         self._expected = list(expected)
         self._codes = {name: (info.shape, code) for name, (info, code) in expected.items()}
+        self._written = 0  # elements of the tensor that comes next
 
     def write(self, name: str, tensor: Any) -> None:
         """Append one tensor. It must be the next one announced, in the shape and dtype announced."""
+        if self._written or self._codes.get(name, (None,))[0] != tuple(tensor.shape):
+            raise ValueError(f"{name} {tuple(tensor.shape)} is not what was announced next")
+        self.append(name, tensor)
+
+    def append(self, name: str, piece: Any) -> None:
+        """Append elements of the next tensor announced, in its dtype; the last piece must complete it."""
         import torch
 
-        code = dtype_code(str(tensor.dtype).removeprefix("torch."))
-        found = (tuple(tensor.shape), code)
-        if not self._expected or self._expected[0] != name or self._codes[name] != found:
-            raise ValueError(f"{name} ({code} {tuple(tensor.shape)}) is not what was announced next")
-        self._file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-        del self._expected[0]
+        code = dtype_code(str(piece.dtype).removeprefix("torch."))
+        if not self._expected or self._expected[0] != name or self._codes[name][1] != code:
+            raise ValueError(f"{name} ({code}) is not what was announced next")
+        self._file.write(memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        self._written += piece.numel()
+        size = prod(self._codes[name][0])
+        if self._written > size:
+            raise ValueError(f"{name}: {self._written} elements written, {size} announced")
+        if self._written == size:
+            del self._expected[0]
+            self._written = 0
 
     def close(self) -> None:
         """Check that every announced tensor was written."""
@@ -100,9 +122,11 @@ class Writer:
 
 
 @contextmanager
-def open_writer(path: Path, tensors: Mapping[str, tuple[TensorInfo, str]]) -> Iterator[Writer]:
+def open_writer(
+    path: Path, tensors: Mapping[str, tuple[TensorInfo, str]], metadata: Mapping[str, str] | None = None
+) -> Iterator[Writer]:
     """Open a safetensors file for the tensors (with the dtype code each is to be stored in)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (info, code) in tensors.items():
         size = info.n_bytes(code)
@@ -117,7 +141,12 @@ def open_writer(path: Path, tensors: Mapping[str, tuple[TensorInfo, str]]) -> It
         writer.close()
 
 
-def write_index(folder: Path, weight_map: Mapping[str, str], total_size: int) -> None:
-    """Write the index of a sharded model: which file holds which tensor."""
-    data = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+def write_index(
+    folder: Path, weight_map: Mapping[str, str], total_size: int, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write the index of a sharded model: which file holds which tensor; `metadata` is kept."""
+    data = {
+        "metadata": {**(metadata or {}), "total_size": total_size},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
     (folder / INDEX).write_text(json.dumps(data, indent=2) + "\n", "utf-8")

@@ -12,18 +12,21 @@ from lora_eval.records.base import Record
 class TensorAudit(Record):
     """One changed weight.
 
-    `applied` is how often the adapter's change was found in the sum before rounding: the projection of
-    (merged - base) on the change, rounded to a whole number. None where the change itself is zero. `kept` is
-    the same projection after rounding to the output dtype: 1.0 if rounding lost nothing on average.
-    `changed` is the share of elements that differ from the base's, in the output dtype; `relative_change` the
-    norm of the change over the norm of the base's weight; `quantization_error` the norm of (quantized base -
-    original base) over that of the original (None where the base was not quantized).
+    `how` says by what: `lora`, `dora`, `tokens` (rows of single tokens) or `whole` (the adapter holds the
+    weight itself). `applied` is how often LoRA's change was found in the sum before rounding: the projection
+    of (merged - base) on the change, rounded to a whole number (for DoRA after its factors are taken out).
+    None where there is no such change, or it is zero. `kept` is the projection of the stored change on the one
+    before rounding: 1.0 if rounding lost nothing on average. `changed` is the share of elements that differ
+    from the base's, in the output dtype; `relative_change` the norm of the change over the norm of the base's
+    weight; `quantization_error` the norm of (quantized base - original base) over that of the original (None
+    where the base was not quantized).
     """
 
     tensor: str
     module: str
-    rank: int
-    scaling: float
+    how: Literal["lora", "dora", "tokens", "whole"] = "lora"
+    rank: int | None = None
+    scaling: float | None = None
     applied: int | None
     kept: float | None
     changed: float

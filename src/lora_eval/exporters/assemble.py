@@ -1,0 +1,252 @@
+"""Write the merged shards: one tensor after another, in pieces, while other threads compute ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_eval.exporters.audit import Sums, piece_sums, tensor_audit
+from lora_eval.exporters.base_files import BaseFiles
+from lora_eval.exporters.changes import Change, Start, check_finite
+from lora_eval.exporters.drift import DRIFTING, drifted
+from lora_eval.exporters.lora import Adapter, Edit
+from lora_eval.exporters.pieces import Workers, open_workers, row_ranges
+from lora_eval.exporters.plan import Output, Plan
+from lora_eval.exporters.round_trip import RoundTrip
+from lora_eval.exporters.weights import INDEX, dtype_code, open_writer, read_metadata, write_index
+from lora_eval.fingerprint import sha256_file
+from lora_eval.models.locate import read_config
+from lora_eval.protocols import Progress
+from lora_eval.records.export import TensorAudit
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`output` is the stored dtype; `loaded` what training loaded the base in (None: as stored); `whole` the
+    dtype in which weights that the adapter holds whole were used; `quantization` that of the training.
+    """
+
+    output: str
+    loaded: str | None = None
+    whole: str | None = None
+    quantization: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Assembled:
+    """What was done: one audit for each changed tensor, and how many others were quantized or only copied."""
+
+    rows: list[TensorAudit] = field(default_factory=list)
+    quantized: int = 0
+    untouched: int = 0
+
+
+class Assembler:
+    """Goes through the base's files once and writes the same layout."""
+
+    def __init__(
+        self, base: BaseFiles, adapter: Adapter | None, plan: Plan, precision: Precision, out: Path,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        import torch
+
+        self._base, self._adapter, self._plan, self._out, self._progress = base, adapter, plan, out, progress
+        self._trip = RoundTrip(precision.quantization) if precision.quantization else None
+        self._dtype = getattr(torch, precision.output)
+        self._loaded = getattr(torch, precision.loaded) if precision.loaded else None
+        self._whole = getattr(torch, precision.whole) if precision.whole else None
+        self._code = dtype_code(precision.output)
+        self._done = Assembled()
+        self._total = sum(len(outputs) for outputs in plan.shards.values())
+        self._written = 0
+
+    def run(self, hasher: ThreadPoolExecutor) -> Assembled:
+        """Write all shards and the index. `hasher` computes digests of finished files meanwhile: they are
+        remembered, and the lineage needs them.
+        """
+        import torch
+
+        weight_map: dict[str, str] = {}
+        size = 0
+        with open_workers() as workers, torch.no_grad():
+            for shard, outputs in self._plan.shards.items():
+                codes = {
+                    o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
+                }
+                metadata = read_metadata(self._base.folder / shard)
+                with open_writer(self._out / shard, codes, metadata) as writer:
+                    for output in outputs:
+                        self._write(output, writer.append, workers)
+                hasher.submit(sha256_file, self._out / shard)
+                weight_map |= dict.fromkeys(codes, shard)
+                size += sum(info.n_bytes(code) for info, code in codes.values())
+        if (self._base.folder / INDEX).is_file():
+            kept = read_config(self._base.folder, INDEX).get("metadata") or {}
+            write_index(self._out, weight_map, size, kept)
+        return self._done
+
+    def _write(self, output: Output, append: Callable[[str, Any], None], workers: Workers) -> None:
+        stored = self._base.tensor(output.stored)
+        if not output.info.is_floating or not stored.dim():
+            append(output.name, stored.to(self._dtype) if output.info.is_floating else stored)
+            self._done.untouched += 1
+        elif output.edit.whole and output.edit == Edit(whole=output.edit.whole):
+            self._write_whole(output, stored, append, workers)
+        elif output.edit != Edit() or (self._trip and output.layer and output.layer.quantized):
+            self._write_changed(output, stored, append, workers)
+        else:
+            self._write_plain(output, stored, append, workers)
+        self._written += 1
+        self._progress("merging", self._written, self._total)
+
+    def _write_plain(
+        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
+    ) -> None:
+        """Copy a tensor, in the output dtype."""
+        self._done.untouched += 1
+        steps = [dtype for dtype in (self._loaded, self._dtype) if dtype is not None]
+
+        def work(first: int, end: int) -> Any:
+            piece = stored[first:end]
+            for dtype in steps:
+                piece = piece.to(dtype)
+            if piece.dtype != stored.dtype:
+                check_finite(output.name, piece)
+            return piece
+
+        for piece in workers.ordered(work, _ranges(stored)):
+            append(output.name, piece)
+
+    def _write_whole(
+        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
+    ) -> None:
+        """Write a weight that the adapter holds whole; rows that the base lacks were added in training."""
+        new = self._need().tensor(str(output.edit.whole))
+        used = self._whole or stored.dtype
+        common = min(len(stored), len(new))
+
+        def work(first: int, end: int) -> tuple[Any, Sums]:
+            value = new[first:end].to(used)
+            merged = value.to(self._dtype)
+            check_finite(output.name, merged)
+            rows = max(min(end, common) - first, 0)
+            base = stored[first : first + rows].float()
+            return merged, piece_sums(base=base, summed=value[:rows].float(), merged=merged[:rows])
+
+        self._collect(output, workers.ordered(work, _ranges(new)), append, transposed=False)
+
+    def _write_changed(
+        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
+    ) -> None:
+        """Write a weight that was quantized, or that the adapter adds to, or both."""
+        start = self._start(output, stored)
+        ranges = row_ranges(len(start.stored), _width(start.stored), start.step)
+        if output.edit == Edit():
+            self._done.untouched += 1
+
+            def copied(first: int, end: int) -> Any:
+                piece = start.rows(first, end)[0].to(self._dtype)
+                check_finite(output.name, piece)
+                return piece
+
+            self._pieces(output, workers.ordered(copied, ranges), append, _transposed(output))
+            return
+        change = Change(self._need(), output.edit, start)
+
+        def changed(first: int, end: int) -> tuple[Any, Sums]:
+            merged, sums = change.apply(start, first, end, self._dtype)
+            if not sums.finite:
+                check_finite(output.name, merged)
+            return merged, sums
+
+        quantized = start.quantized is not None
+        self._collect(output, workers.ordered(changed, ranges), append, _transposed(output), quantized)
+
+    def _start(self, output: Output, stored: Any) -> Start:
+        """Return the weight before the adapter, as training used it."""
+        layer, edit = output.layer, output.edit
+        if edit.whole is not None:
+            stored = self._need().tensor(edit.whole).to(self._whole or stored.dtype)
+        if _transposed(output):
+            stored = stored.T.contiguous()
+        if edit.whole is not None:
+            return Start(stored)
+        quantized = self._trip is not None and layer is not None and layer.quantized
+        self._done.quantized += quantized
+        adapter = self._adapter
+        if edit.lora and layer and adapter is not None and adapter.initial in DRIFTING:
+            weight = drifted(
+                stored if self._loaded is None else stored.to(self._loaded),
+                layer,
+                edit.lora,
+                initial=adapter.initial,
+                use_rslora=bool(adapter.config.get("use_rslora")),
+                quantization=self._trip.config if self._trip and quantized else None,
+                folder=adapter.folder,
+            )
+            return Start(weight)
+        if self._trip is not None and quantized:
+            weight = stored if self._loaded is None else stored.to(self._loaded)
+            return Start(weight, self._trip.prepare(weight))
+        return Start(stored, dtype=self._loaded, transposed=_transposed(output))
+
+    def _collect(
+        self, output: Output, found: Any, append: Callable[[str, Any], None], transposed: bool,
+        quantized: bool = False,
+    ) -> None:  # fmt: skip
+        """Write the pieces and keep the audit of what they say."""
+        total = Sums()
+
+        def pieces() -> Any:
+            for merged, sums in found:
+                nonlocal total
+                total += sums
+                yield merged
+
+        self._pieces(output, pieces(), append, transposed)
+        edit = output.edit
+        how = "dora" if edit.lora and edit.lora.magnitude else "lora" if edit.lora or edit.bias else "tokens"
+        self._done.rows.append(
+            tensor_audit(
+                total,
+                quantized=quantized,
+                tensor=output.name,
+                module=output.module,
+                how="whole" if edit == Edit(whole=edit.whole) else how,
+                rank=edit.lora.rank if edit.lora else None,
+                scaling=edit.lora.scaling if edit.lora else None,
+            )
+        )
+
+    def _pieces(
+        self, output: Output, pieces: Any, append: Callable[[str, Any], None], transposed: bool
+    ) -> None:
+        """Write pieces, of (out, in) where the file holds (in, out) if `transposed`."""
+        if not transposed:
+            for piece in pieces:
+                append(output.name, piece)
+            return
+        import torch
+
+        append(output.name, torch.cat(list(pieces)).T.contiguous())
+
+    def _need(self) -> Adapter:
+        if self._adapter is None:
+            raise ValueError("an edit without an adapter")
+        return self._adapter
+
+
+def _transposed(output: Output) -> bool:
+    """Whether the file holds this weight as (in, out)."""
+    return output.layer is not None and output.layer.transposed
+
+
+def _ranges(tensor: Any) -> list[tuple[int, int]]:
+    return row_ranges(len(tensor), _width(tensor))
+
+
+def _width(tensor: Any) -> int:
+    return tensor[0].numel() if len(tensor) else 1

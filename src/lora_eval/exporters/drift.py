@@ -1,0 +1,84 @@
+"""The base as PiSSA and OLoRA left it: both begin by taking B @ A out of the weight that stays frozen.
+
+A saved adapter of these kinds holds the trained A and B only. Loading it, PEFT repeats the beginning on the
+base (a singular value or QR decomposition, the same each time), and so does this, by PEFT's own layers.
+PiSSA: arXiv 2404.02948, section 3; OLoRA: arXiv 2406.01775, section 3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import ModelError
+from lora_eval.exporters.base_files import Layer
+from lora_eval.exporters.lora import Lora
+
+DRIFTING = ("pissa", "olora")
+
+
+def drifted(
+    weight: Any, layer: Layer, lora: Lora, *, initial: str, use_rslora: bool, quantization: Any, folder: Path
+) -> Any:
+    """Return the frozen weight (out, in) after the beginning, as the model used it.
+
+    `weight` is the base's (out, in) in the dtype it was loaded in; `quantization` the `BitsAndBytesConfig` of
+    the training, or None where this layer was not quantized.
+
+    Raises:
+        ModelError: PEFT cannot begin so on such a layer (PiSSA on 4-bit weights, OLoRA on Conv1D).
+    """
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import bnb
+    from peft.tuners.lora import layer as plain
+
+    module = _module(weight, layer, quantization)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=use_rslora,
+        init_lora_weights=initial,
+        fan_in_fan_out=layer.transposed,
+    )
+    kind = bnb.Linear4bit if quantization is not None else plain.Linear
+    try:
+        with torch.no_grad():
+            kind(module, "default", config=config, r=lora.rank, lora_alpha=lora.alpha)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: init_lora_weights '{initial}' on {layer.module}: PEFT cannot begin so: {error}"
+        ) from error
+    if quantization is not None:
+        from lora_eval.models.dense import dequantized_nf4
+
+        return dequantized_nf4(module)
+    found = module.weight.detach()
+    return found.T.contiguous() if layer.transposed else found
+
+
+def _module(weight: Any, layer: Layer, quantization: Any) -> Any:
+    """Return the base's layer with this weight, as transformers makes it."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    out, inputs = weight.shape
+    if quantization is not None:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+
+        module = Linear4bit(inputs, out, bias=False, compute_dtype=quantization.bnb_4bit_compute_dtype)
+        module.weight = Params4bit(
+            weight.clone(),
+            requires_grad=False,
+            quant_type=quantization.bnb_4bit_quant_type,
+            compress_statistics=quantization.bnb_4bit_use_double_quant,
+            module=module,
+        ).to("cpu")
+        return module
+    if layer.transposed:
+        module = Conv1D(out, inputs)
+        module.weight = torch.nn.Parameter(weight.T.contiguous(), requires_grad=False)
+        return module
+    module = torch.nn.Linear(inputs, out, bias=False, device="meta")
+    module.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    return module
