@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lora_eval.cli import compare_options
 from lora_eval.records import Comparison
@@ -145,3 +147,36 @@ def test_a_nearly_full_disk_is_said_before_anything_runs(
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(OutputError, match="is a file"):
         compare_options.check_out(tmp_path / "file")
+
+
+def test_two_training_runs_are_one_arm(
+    run_cli: Callable, options: list[object], tiny_adapter: Path, tmp_path: Path
+) -> None:
+    second = shutil.copytree(tiny_adapter, tmp_path / "seed2")
+    weights = load_file(second / "adapter_model.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in weights.items()}, second / "adapter_model.safetensors")
+    arms = [*options[:2], "--adapter", f"a={tiny_adapter}", "--adapter", f"a={second}"]
+    out = tmp_path / "out"
+    result = run_cli("compare", *arms, *options[4:], "--pair", "a,base", "--out", out)
+    assert result.status == 0, result
+    assert sorted(path.name for path in (out / "runs").iterdir()) == ["a#1", "a#2", "base"]
+    comparison = read_record(out / "comparison.json", Comparison)
+    assert [arm.name for arm in comparison.arms] == ["base", "a"]
+    assert [run.name for run in comparison.arms[1].runs] == ["a#1", "a#2"]
+    assert comparison.title == "a against base on tasks"
+    task = comparison.tasks[0]
+    assert [(pair.a, pair.b) for pair in task.pairs] == [("base", "a"), ("a", "base")]
+    assert len(task.pairs[0].run_differences) == 2
+    again = run_cli("report", out)  # from the records alone
+    assert again.status == 0, again
+    refused = run_cli("compare", *arms, *options[4:], "--method", "bootstrap", "--out", out)
+    assert (refused.status, "training runs" in refused.stderr) == (2, True)
+
+
+def test_resampling_few_items_is_refused(
+    run_cli: Callable, options: list[object], compared: tuple[Path, str]
+) -> None:
+    result = run_cli("compare", *options, "--method", "permutation", "--out", compared[0])
+    assert result.status == 2
+    assert "task t_last: 14 independent items" in result.stderr
+    assert "task t_generate: 14 independent items" in result.stderr

@@ -15,7 +15,9 @@ from lora_eval.cli.compare_options import (
     parse_batch_tokens,
     parse_engine_option,
     parse_margin,
+    parse_pairs,
     read_gate,
+    training_runs,
 )
 from lora_eval.errors import InputError
 
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--base", required=True, metavar="ID_OR_PATH[@REV]", help="The model before fine-tuning.")
 @click.option(
-    "--adapter", "adapters", multiple=True, metavar="[NAME=]PATH[@REV]", help="A LoRA adapter; repeatable."
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH[@REV]",
+    help="A LoRA adapter; repeatable. One NAME for several: training runs of one arm.",
 )
 @click.option(
     "--arm", "others", multiple=True, metavar="NAME=KIND:PATH", help="A merged or gptq folder; repeatable."
@@ -72,6 +78,13 @@ if TYPE_CHECKING:
     "--fixed-fewshot", is_flag=True, help="One draw of shots for all items: another benchmark, much cheaper."
 )
 @click.option("--seed", type=int, help="Seed of shots and sampling (default: the suite's).")
+@click.option("--pair", "pairs", multiple=True, metavar="A,B", help="Also test arm B against A; repeatable.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "bootstrap", "permutation"]),
+    default="auto",
+    help="auto: exact or t; bootstrap: BCa interval, sign-flip test; permutation: sign-flip test.",
+)
 @click.option("--margin", "margins", multiple=True, metavar="TASK=X", help="Loss that may pass; repeatable.")
 @click.option(
     "--gate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -114,6 +127,7 @@ def command(
     Example:
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
       lora-eval compare --base org/model@v1 --adapter a=./a --adapter b=./b --tasks hellaswag,gsm8k
+      lora-eval compare --base ./base --adapter a=./seed1 --adapter a=./seed2 --suite pocket
       lora-eval compare --base ./base --adapter ./adapter --arm shipped=merged:./merged --suite pocket
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --gate gate.yaml --strict
     """
@@ -164,6 +178,12 @@ def _compare(
     engine_options = dict(parse_engine_option(text) for text in options["engine_options"])
     arms = parse_arms(base, adapters, others, options)
     arms.check()
+    more_pairs = parse_pairs(options["pairs"], arms)
+    members = training_runs(arms.adapters)
+    if members and options["method"] != "auto":
+        raise InputError(
+            f"--method {options['method']}: {next(iter(members))} has several training runs, which need auto"
+        )
     progress("loading the tasks", 0, 1)
     suite = open_suite(
         options["suites"],
@@ -199,10 +219,14 @@ def _compare(
         suite=suite.record,
         groups=suite.groups,
         margins=margins,
+        more_pairs=more_pairs,
+        training_runs=members,
+        method=options["method"],
         controls=found.controls,
         timing=found.timing,
         notes=found.notes,
-        title=f"{', '.join(list(runs)[1:])} against {next(iter(runs))} on {suite.name}",
+        title=f"{', '.join(dict.fromkeys(name.partition('#')[0] for name in list(runs)[1:]))} "
+        f"against {next(iter(runs))} on {suite.name}",
     )
     try:
         if gate is not None:

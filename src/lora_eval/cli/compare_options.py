@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_eval.evaluate.selection import AnySuite
     from lora_eval.records import Gate
 
+_RUN = "#"  # between an arm and the number of its training run: no arm may have it in its name
 _KINDS = ("merged", "gptq", "awq")
 _OURS = {"comparison.json", "report.md", "report.html", "runs"}
 _ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
@@ -73,32 +74,81 @@ def open_store(place: str | None, *, spoken: bool = True) -> Iterator[ResultStor
 def parse_arms(
     base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]
 ) -> Arms:
-    """Return who is compared, found on disk; names that were not given are chosen."""
+    """Return who is compared, found on disk; names that were not given are chosen.
+
+    A name given several times is one arm with several training runs: they are `NAME#1`, `NAME#2` and so on
+    (`training_runs`).
+
+    Raises:
+        InputError: two adapters without a name lie in folders of one name, or a run is named twice.
+    """
     from lora_eval.evaluate import Arms
     from lora_eval.models import parse_arm, resolve_adapter, resolve_model
 
     base_name, base_path, base_revision = parse_arm(base)
     folder = resolve_model(base_path, base_revision)
-    named: dict[str, Path] = {}
-    revisions: dict[str, str | None] = {}
+    found: dict[str, list[tuple[Path, str | None]]] = {}
     for text in adapters:
-        name, path, revision = parse_arm(text)
+        given, path, revision = parse_arm(text)
         place = resolve_adapter(path, revision)
-        name = name or ("adapter" if len(adapters) == 1 else place.name)
-        if name in named:
+        name = given or ("adapter" if len(adapters) == 1 else place.name)
+        own = found.setdefault(name, [])
+        if own and given is None:
             raise InputError(f"--adapter {text}: the name '{name}' is taken; give it one with NAME={path}")
-        named[name], revisions[name] = place, revision
+        if (place, revision) in own:
+            raise InputError(f"--adapter {text}: is given twice; another training run has another folder")
+        own.append((place, revision))
+    single = {
+        name if len(own) == 1 else f"{name}{_RUN}{number}": run
+        for name, own in found.items()
+        for number, run in enumerate(own, start=1)
+    }
     return Arms(
         base=folder,
-        adapters=named,
+        adapters={name: place for name, (place, _) in single.items()},
         others=tuple(_other(text) for text in others),
         base_name=base_name or "base",
         base_revision=base_revision,
-        revisions=revisions,
+        revisions={name: revision for name, (_, revision) in single.items()},
         dtype=options["dtype"],
         quantize=options["quantize"],
         add_original=options["add_original"],
     )
+
+
+def training_runs(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the arms that have several training runs, each with the names of its runs."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        arm, mark, _ = name.rpartition(_RUN)
+        if mark:
+            found.setdefault(arm, []).append(name)
+    return {arm: tuple(own) for arm, own in found.items()}
+
+
+def parse_pairs(texts: Sequence[str], arms: Arms) -> list[tuple[str, str]]:
+    """Return the pairs (a, b) of `A,B`, b against a.
+
+    Raises:
+        InputError: not two names, or a name that is no arm.
+    """
+    from lora_eval.evaluate.arms import ORIGINAL
+    from lora_eval.schema import suggest
+
+    known = [arms.base_name, *dict.fromkeys(name.partition(_RUN)[0] for name in arms.adapters)]
+    known += [*([ORIGINAL] if arms.add_original else []), *(other.name for other in arms.others)]
+    pairs = []
+    for text in texts:
+        names = tuple(name.strip() for name in text.split(","))
+        if len(names) != 2 or not all(names) or names[0] == names[1]:
+            raise InputError(f"--pair {text}: expected A,B with the names of two arms, for B against A")
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"--pair {text}: no arm '{name}'{suggest(name, known)}; arms: {', '.join(known)}"
+                )
+        pairs.append((names[0], names[1]))
+    return pairs
 
 
 def _other(text: str) -> FolderArm:

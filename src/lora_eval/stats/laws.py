@@ -73,11 +73,9 @@ class StudentLaw:
     def _half_width(self, tail: float) -> float:
         from scipy.special import stdtrit
 
-        quantiles = [float(-stdtrit(part.degrees_of_freedom, tail)) for part in self.parts]
-        if len(quantiles) == 1:
-            return quantiles[0] * self.standard_error
-        squares = (t**2 * part.variance for t, part in zip(quantiles, self.parts, strict=True))
-        return math.sqrt(math.fsum(squares))
+        return math.hypot(
+            *(float(stdtrit(part.degrees_of_freedom, tail)) * math.sqrt(part.variance) for part in self.parts)
+        )
 
     def _tail(self, distance: float) -> float:
         """The one-sided p-value at which the half width is `distance`; the smallest one given is 1e-300."""
