@@ -1,4 +1,4 @@
-"""An AWQ folder (compressed-tensors, packed integers) opened through transformers: the values it stands for."""
+"""An AWQ folder (compressed-tensors, packed integers) opened by transformers: the values it stands for."""
 
 from __future__ import annotations
 
