@@ -25,7 +25,9 @@ def test_controls_in_words_checks_first():
     ]
     assert found[0].name == "Base against itself through an adapter that does nothing"
     assert "- mine: FAILED; largest gap 0.25" in render_markdown(comparison)
-    assert '<span class="badge worse">▼ failed</span> largest gap 0.25' in render_html(comparison, runs)
+    assert 'badge worse"><span aria-hidden="true">▼</span> failed</span> largest gap 0.25' in render_html(
+        comparison, runs
+    )
 
 
 def test_no_controls_is_said():

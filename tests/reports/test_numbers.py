@@ -2,61 +2,152 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+import re
 
-from lora_eval.records import TaskComparison
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lora_eval.records import Pair, TaskComparison
 from lora_eval.reports.numbers import (
+    MINUS,
     difference_text,
+    fixed,
     interval_text,
     mean_text,
     p_text,
     plain,
+    points_text,
+    ratio_interval_text,
+    ratio_text,
     seconds_text,
     size_text,
+    supported_decimals,
 )
 
 
-def task(metric="acc", higher=True, means=None):
+def task(metric="acc", higher=True, means=None, pairs=(), n=200):
     return TaskComparison(
         task="t",
         metric=metric,
         filter="none",
         higher_is_better=higher,
-        n=1,
+        n=n,
         means=means or {"a": 0.5},
-        pairs=(),
+        pairs=pairs,
     )
 
 
-def test_shares_are_percent_and_points():
-    assert mean_text(task(), 0.625) == "62.5 %"
-    assert difference_text(task(), 0.125) == "+12.5"
-    assert difference_text(task(), -0.125) == "−12.5"  # noqa: RUF001
-    assert difference_text(task(), 0.0) == "0.0"
-    assert size_text(task(), 0.05) == "5.0"
+def pair(difference, low=None, high=None, **changes):
+    values = {
+        "a": "a", "b": "b", "n": 200, "difference": difference, "ci_low": low, "ci_high": high, "level": 0.95,
+        "p_value": None, "p_adjusted": None, "method": "m", "wins": 0, "losses": 0, "ties": 3, "mde": None,
+        "verdict": "inconclusive",
+    }  # fmt: skip
+    return Pair(**(values | changes))
+
+
+def number(text):
+    return float(text.replace(MINUS, "-").replace(",", "").removesuffix(" %"))
+
+
+def unit(text):
+    """What one step of the last printed digit is worth."""
+    return 10.0 ** -len(text.partition(".")[2])
+
+
+def test_shares_are_percent_and_points_with_the_digits_of_their_interval():
+    found = pair(-0.075, -0.1213, -0.0322, mde=0.0644)
+    assert difference_text(task(), found) == "−8"  # noqa: RUF001
+    assert interval_text(task(), found) == "−12 to −3"  # noqa: RUF001
+    assert size_text(task(), found, found.mde) == "6"
+    finer = pair(0.0041, -0.0083, 0.0164)
+    assert (difference_text(task(), finer), interval_text(task(), finer)) == ("+0.4", "−0.8 to +1.6")  # noqa: RUF001
+    assert difference_text(task(), pair(0.0, -0.011, 0.011)) == "0.0"
+
+
+def test_means_can_be_subtracted_by_eye():
+    pairs = (pair(-0.075, -0.1213, -0.0322), pair(0.002, -0.00001, 0.00001, a="b", b="c"))
+    assert mean_text(task(pairs=pairs), 0.905) == "90.5 %"  # 200 items cannot tell hundredths apart
+    assert mean_text(task(pairs=pairs, n=100), 0.91) == "91 %"
+    assert mean_text(task(pairs=(pair(0.01, 0.007, 0.013),), n=20_000), 0.61234) == "61.234 %"
+    story = task("word_perplexity", False, {"a": 2.0757}, pairs=(pair(0.0124, -0.004, 0.029),))
+    assert mean_text(story, 2.0757) == "2.0757"
+    assert mean_text(task(), 0.625) == "62.5 %"  # nothing to go by
+    assert mean_text(task("word_perplexity", False, {"a": 6.7}), 6.7312) == "6.73"
 
 
 def test_other_metrics_keep_their_units():
     perplexity = task("word_perplexity", higher=False, means={"a": 6.7})
-    assert mean_text(perplexity, 6.7312) == "6.73"
-    assert difference_text(perplexity, 0.2789) == "+0.279"
+    assert difference_text(perplexity, pair(0.2789)) == "+0.279"
+    assert difference_text(perplexity, pair(0.2789, 0.23, 0.33)) == "+0.28"
     bits = task("bits_per_byte", higher=False, means={"a": 0.8})
     assert mean_text(bits, 0.8) == "0.800"  # below 1, but no share
 
 
-@pytest.mark.parametrize("write", [mean_text, difference_text, size_text])
-def test_nothing_is_a_dash_and_never_zero(write):
-    assert write(task(), None) == "–"  # noqa: RUF001
+def test_ratios():
+    found = pair(0.1, ratio=1.0431, ratio_low=1.0213, ratio_high=1.0652)
+    assert (ratio_text(found), ratio_interval_text(found)) == ("1.043", "1.021 to 1.065")
+    near = pair(0.1, ratio=1.2, ratio_low=1.0004, ratio_high=1.4)
+    assert ratio_interval_text(near) == "1.0004 to 1.40"
+    assert (ratio_text(pair(0.1)), ratio_interval_text(pair(0.1))) == ("–", "–")  # noqa: RUF001
 
 
-def test_interval_of_a_pair_without_one():
-    from lora_eval.records import Pair
+def test_nothing_is_a_dash_and_never_zero():
+    nothing = pair(None)
+    found = [mean_text(task(), None), difference_text(task(), nothing), size_text(task(), nothing, None)]
+    assert [*found, interval_text(task(), pair(0.1))] == ["–"] * 4  # noqa: RUF001
 
-    pair = Pair(
-        a="a", b="b", n=3, difference=0.1, ci_low=None, ci_high=None, level=0.95, p_value=None,
-        p_adjusted=None, method="m", wins=0, losses=0, ties=3, mde=None, verdict="inconclusive",
-    )  # fmt: skip
-    assert interval_text(task(), pair) == "–"  # noqa: RUF001
+
+@pytest.mark.parametrize(
+    ("half", "decimals"),
+    # Review of Particle Physics, Introduction: 100 to 354 two digits, 355 to 949 one, from 950 on 1000.
+    [(0.119, 2), (0.354, 2), (0.356, 1), (0.949, 1), (0.96, 1), (1.0, 1), (3.5, 1), (3.6, 0), (40.0, 0)],
+)
+def test_the_rule_of_the_particle_data_group(half, decimals):
+    assert supported_decimals(-half, half) == decimals
+
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@given(numbers, st.floats(1e-6, 1e6), st.floats(0, 1))
+def test_digits_are_those_that_the_interval_supports(low, width, place):
+    found = pair(low + place * width, low, low + width)
+    assume(low + width > low)
+    half = (found.ci_high - found.ci_low) / 2
+    plain_task = task("bleu", means={"a": 1000.0})
+    text = difference_text(plain_task, found)
+    assert "e" not in text
+    if half >= 3.55:
+        assert "." not in text
+    else:
+        assert 0.028 * half < unit(text) < 0.283 * half
+    assert abs(number(text) - found.difference) <= 0.501 * unit(text)
+
+
+@given(numbers, st.floats(1e-9, 1e6))
+def test_an_interval_is_printed_on_its_own_side_of_zero(low, width):
+    found = pair(0.0, low, low + width)
+    ends = [number(text) for text in interval_text(task("bleu", means={"a": 1000.0}), found).split(" to ")]
+    for value, printed in zip((found.ci_low, found.ci_high), ends, strict=True):
+        if abs(value) > 1e-11:
+            assert math.copysign(1, value) == math.copysign(1, printed)
+            assert printed != 0
+
+
+@given(st.floats(-1, 1), st.floats(1e-6, 1))
+def test_suite_scores_follow_the_same_rule(low, width):
+    middle, interval = points_text(low, low + width / 2, low + width)
+    own = pair(low + width / 2, low, low + width)
+    assert (middle, interval) == (difference_text(task(), own), interval_text(task(), own))
+
+
+@given(st.floats(-1e9, 1e9), st.integers(0, 8))
+def test_no_text_says_minus_zero(value, decimals):
+    text = fixed(value, decimals, signed=True)
+    assert not re.fullmatch(rf"[+{MINUS}-]0(\.0*)?", text)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import io
 import json
 import re
-import shutil
-import subprocess
+import zlib
 from html.parser import HTMLParser
 
 import pytest
@@ -15,9 +17,8 @@ from rich.console import Console
 from lora_eval.compare import compare_loaded
 from lora_eval.records import LoadedRun
 from lora_eval.reports.html import render_html
-from lora_eval.reports.items import changed_items
 from lora_eval.reports.markdown import render_markdown
-from lora_eval.reports.plot import forest_svg
+from lora_eval.reports.plot import forest_panels
 from lora_eval.reports.terminal import print_comparison
 from tests.simulated import make_row, make_run, make_runs, make_suite
 
@@ -121,13 +122,13 @@ def test_page_is_one_file_without_network(page):
         assert tag not in {"link", "iframe", "img", "object"}
         for name in ("src", "href", "action"):
             assert attributes.get(name, "#").startswith("#")
-    outside = re.sub(r"http://www\.w3\.org/\S+", "", page)
-    assert "http" not in outside.split('id="data"')[0]
+    assert "://" not in page
+    assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page
 
 
 def test_page_is_small_and_complete(page, comparison):
-    assert len(page.encode()) < 5_000_000
+    assert len(page.encode()) < 2_000_000
     for task in comparison.tasks:
         assert page.count(task.task) > 3
     for arm in comparison.arms:
@@ -136,7 +137,11 @@ def test_page_is_small_and_complete(page, comparison):
     for heading in ("Guards", "Controls", "Arms", "How these figures were made", "What ships: gptq"):
         assert heading in page
     assert "adapter is worse than base on reading and story." in page
-    assert page.count('<svg class="forest"') == 4  # two references, points and perplexity
+    assert page.count('<div class="forest"') == 4  # two references, points and perplexity
+
+
+def unpack(data):
+    return json.loads(zlib.decompress(base64.b64decode(data)))
 
 
 def test_texts_from_outside_cannot_become_markup(evil):
@@ -144,49 +149,16 @@ def test_texts_from_outside_cannot_become_markup(evil):
     found = Tags(page)
     assert [tag for tag, _ in found.tags].count("script") == 2
     assert "img" not in {tag for tag, _ in found.tags}
-    data = json.loads(found.scripts[0])
-    assert data["items"][0]["target"] == EVIL
-    assert "{{ 7*7 }}" in data["items"][0]["prompt"]
+    data = unpack(found.scripts[0])
+    assert data["target"][0] == EVIL
+    assert "{{ 7*7 }}" in data["prompt"][0]
     assert "</script><script>document" not in page
 
 
-def test_changed_items_are_those_that_changed(comparison, runs):
-    found = changed_items(comparison, runs)
-    assert found.shown == found.total == len(found.data["items"])
-    tickets = [item for item in found.data["items"] if item["name"] == "tickets"]
-    rows = {
-        arm: [row.metrics["exact_match"] for row in run.rows if row.task == "tickets"]
-        for arm, run in runs.items()
-    }
-    expected = {i for i, values in enumerate(zip(*rows.values(), strict=True)) if len(set(values)) > 1}
-    assert {item["id"] for item in tickets} == expected
-    story = next(item for item in found.data["items"] if item["name"] == "story")
-    assert 4 < story["values"][0] < 12  # the item's own perplexity, not a log-likelihood
-
-
-def test_items_are_capped_and_the_cap_is_said(comparison, runs):
-    whole = changed_items(comparison, runs)
-    found = changed_items(comparison, runs, budget=60_000)
-    assert 0 < found.shown < found.total == whole.total
-    assert len(json.dumps(found.data["items"], ensure_ascii=False).encode()) <= 60_000
-    assert len({item["task"] for item in found.data["items"]}) == 8  # each task has its share
-
-
-def test_page_says_how_many_items_it_leaves_out(comparison, runs):
-    page = render_html(comparison, runs, item_bytes=60_000)
-    assert re.search(r"\d+ of \d[\d,]* changed items are shown", page)
-
-
-def test_long_texts_are_cut_and_say_so():
-    long = "word " * 2000
-    runs = {
-        arm: make_run(arm, [make_row("t", i, {"acc": k}, prompt=f"{long}{i}", output=long) for i in range(3)])
-        for arm, k in (("base", 0.0), ("tuned", 1.0))
-    }
-    item = changed_items(compare_loaded(runs), runs).data["items"][0]
-    assert item["prompt"].endswith(" 0")  # the end holds the question
-    assert "characters cut" in item["prompt"]
-    assert "characters cut" in item["outputs"][0]
+def test_the_policy_lets_our_script_run_and_no_other(page):
+    policy = re.search(r'content="(default-src [^"]+)"', page)[1]
+    digest = base64.b64encode(hashlib.sha256(Tags(page).scripts[1].encode()).digest()).decode()
+    assert f"sha256-{digest}" in html.unescape(policy)
 
 
 def test_a_comparison_without_changes_makes_a_page():
@@ -198,26 +170,15 @@ def test_a_comparison_without_changes_makes_a_page():
 
 
 def test_plot_points_the_better_way(comparison):
-    svg = forest_svg(comparison, "base")
-    found = r"<title>adapter against base, story.*?</title>.*?<rect class=\"point\" x=\"([\d.]+)"
-    story = re.search(found, svg)
-    panel = svg.split("percent less perplexity")[-1]
-    zero = float(re.search(r'<line class="zero" x1="([\d.]+)"', panel)[1])
-    assert float(story[1]) < zero  # more perplexity lies on the side of worse
-    assert forest_svg(comparison, "nobody") == ""
+    panels = {panel.unit: panel for panel in forest_panels(comparison, "base")}
+    perplexity = panels["percent less perplexity"]
+    zero = next(tick.at for tick in perplexity.ticks if tick.zero)
+    story = perplexity.tasks[0].bars[0]
+    assert story.high < zero  # more perplexity lies on the side of worse
+    assert story.low < story.middle < story.high
+    assert forest_panels(comparison, "nobody") == []
 
 
 def test_same_input_gives_the_same_bytes(comparison, runs, page):
     shuffled = {name: LoadedRun(run.run, run.rows[::-1]) for name, run in runs.items()}
     assert render_html(comparison, shuffled) == page
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_page_works_in_a_browser(evil, tmp_path):
-    """The script runs, lists the changed items, and no text from outside ran."""
-    path = tmp_path / "report.html"
-    path.write_text(render_html(*evil), "utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(["chromium", *options, path.as_uri()], capture_output=True, text=True, timeout=120)
-    assert "4 items: 2 better and 2 worse" in done.stdout
-    assert "<title>pwned" not in done.stdout

@@ -64,7 +64,8 @@ def test_guards_that_dropped_lead_and_carry_the_alarm(comparison):
     finding = by_heading(comparison)["Guards"]
     assert finding.tone == "loss"
     assert finding.text == "adapter is worse than base on reading and story."
-    assert finding.lines[0].startswith("▼ reading: 85.0 % to 77.5 %")
+    change = "−8 points (95 % interval −13 to −2, 200 items)"  # noqa: RUF001
+    assert finding.lines[0] == f"▼ reading: 85.0 % to 77.5 %, {change}"
     assert "not worse within the stated margin" in finding.lines[-1]
 
 
@@ -72,7 +73,7 @@ def test_an_undecided_guard_says_what_would_have_been_found():
     found = by_heading(small((10, 40), (30, 26)))["Guards"]
     assert found.text.startswith("No guard is measurably worse")
     assert found.lines == (
-        "? undecided: memory −6.7 (detectable 12.6)",  # noqa: RUF001
+        "? undecided: memory −7 (detectable 13)",  # noqa: RUF001
         "(detectable: the smallest change that would be found four times in five)",
     )
 

@@ -1,66 +1,77 @@
-"""Items whose score differs between two arms: what the HTML report's browser shows.
+"""Every item of a comparison for the HTML report's browser, packed to a size in bytes.
 
-The page must stay small, so the texts are cut and the items are capped; both are counted and said.
+The page must stay small: columns instead of rows, a beginning that a task's prompts share stored once, an
+output equal to another arm's named and not repeated, all of it deflated. What is still too large is cut in
+this order: texts of items without a change, texts of changed items, items without a change, changed items
+with the smallest change. What was cut or left out is counted and said.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lora_eval.records import Comparison, LoadedRun, SampleRow, TaskComparison
-from lora_eval.stats.pairing import LIKELIHOOD_METRICS, Rows, index_rows, likelihood_weight, rows_of_tasks
-
-BYTES = 3_000_000
-PROMPT_CHARACTERS = 3_000
-OUTPUT_CHARACTERS = 2_000
+from lora_eval.stats.pairing import LIKELIHOOD_METRICS, index_rows, likelihood_weight, rows_of_tasks
 
 
 @dataclass(frozen=True, slots=True)
-class ChangedItems:
-    """The items shown, and how many there are. `data` is what the page's script reads."""
+class ArmAnswer:
+    """What one arm gave for one item: the score as a reader expects it, and its text."""
 
-    shown: int
-    total: int
-    data: dict[str, Any]
+    value: float | None
+    output: str | None
+    log_likelihoods: tuple[float, ...]
+    reason: str | None
 
 
-def changed_items(comparison: Comparison, runs: Mapping[str, LoadedRun], budget: int = BYTES) -> ChangedItems:
-    """Return the items whose score differs within a compared pair, largest change first, tasks in turn.
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item under one task's main metric, with an answer for every arm (in the order of the arms)."""
 
-    `budget` caps their JSON text in bytes.
-    """
-    tasks = [task for task in comparison.tasks if task.primary]
-    arms = [arm.name for arm in comparison.arms]
-    indexed = [index_rows(runs[arm].rows, arm) if arm in runs else {} for arm in arms]
+    task: int
+    leaf: str
+    number: int
+    repeat: int
+    prompt: str
+    target: str
+    answers: tuple[ArmAnswer, ...]
+    change: float
+
+    @property
+    def key(self) -> tuple[int, str, int, int]:
+        """The order of the data."""
+        return (self.task, self.leaf, self.number, self.repeat)
+
+
+def list_items(comparison: Comparison, runs: Mapping[str, LoadedRun]) -> list[Item]:
+    """Return the items of every task that carries a verdict, in the order of tasks and data."""
+    names = [arm.name for arm in comparison.arms]
+    arms = [index_rows(runs[name].rows, name) if name in runs else {} for name in names]
     groups = comparison.suite.get("groups", {})
-    queues = []
-    for number, task in enumerate(tasks):
+    items = list[Item]()
+    for place, task in enumerate(primary_tasks(comparison)):
         leaves = groups.get(task.task, (task.task,))
-        rows = [rows_of_tasks(own, leaves, task.filter) for own in indexed]
-        queues.append(_changed(number, task, arms, rows))
-    total, shown, size = sum(map(len, queues)), list[dict[str, Any]](), 0
-    for item in _in_turn(queues):
-        size += len(json.dumps(item, ensure_ascii=False).encode()) + 1
-        if size > budget:
-            break
-        shown.append(item)
-    shown.sort(key=lambda item: (item["task"], -item["change"], item["id"]))
-    pairs = [[arms.index(pair.a), arms.index(pair.b)] for pair in (tasks[0].pairs if tasks else ())]
-    described = [
-        {
-            "name": task.task,
-            "metric": task.metric,
-            "higher": task.higher_is_better,
-            "likelihood": task.metric in LIKELIHOOD_METRICS,
-        }
-        for task in tasks
-    ]
-    data = {"arms": arms, "pairs": pairs, "tasks": described, "items": shown}
-    return ChangedItems(len(shown), total, data)
+        rows = [rows_of_tasks(arm, leaves, task.filter) for arm in arms]
+        pairs = [(names.index(pair.a), names.index(pair.b)) for pair in task.pairs]
+        keys = {key for arm in rows for key in arm}
+        items += [_item(place, task, [arm.get(key) for arm in rows], pairs) for key in keys]
+    return sorted(items, key=lambda item: item.key)
+
+
+def primary_tasks(comparison: Comparison) -> list[TaskComparison]:
+    """The tasks whose metric carries a verdict: those that the browser shows."""
+    return [task for task in comparison.tasks if task.primary]
+
+
+def in_turn(items: Sequence[Item]) -> Iterator[Item]:
+    """The items with the largest change first, tasks in turn, so that a cap leaves each task its share."""
+    queues: dict[int, list[Item]] = {}
+    for item in sorted(items, key=lambda item: (-item.change, item.key)):
+        queues.setdefault(item.task, []).append(item)
+    for place in range(max(map(len, queues.values()), default=0)):
+        yield from (queue[place] for queue in queues.values() if place < len(queue))
 
 
 def item_value(row: SampleRow, metric: str) -> float | None:
@@ -74,47 +85,29 @@ def item_value(row: SampleRow, metric: str) -> float | None:
     return math.exp(min(each, 700.0))
 
 
-def _changed(
-    number: int, task: TaskComparison, arms: Sequence[str], rows: Sequence[Rows]
-) -> list[dict[str, Any]]:
-    pairs = [(arms.index(pair.a), arms.index(pair.b)) for pair in task.pairs]
-    items = [_item(number, task, [own.get(key) for own in rows], pairs) for key in sorted(set().union(*rows))]
-    return sorted((item for item in items if item["change"] > 0), key=lambda item: -item["change"])
-
-
 def _item(
-    number: int, task: TaskComparison, rows: Sequence[SampleRow | None], pairs: Sequence[tuple[int, int]]
-) -> dict[str, Any]:
-    values = [item_value(row, task.metric) if row else None for row in rows]
+    place: int, task: TaskComparison, rows: Sequence[SampleRow | None], pairs: Sequence[tuple[int, int]]
+) -> Item:
+    answers = tuple(_answer(row, task.metric) for row in rows)
     changes = [
         abs(second - first)
         for a, b in pairs
-        if (first := values[a]) is not None and (second := values[b]) is not None
+        if (first := answers[a].value) is not None and (second := answers[b].value) is not None
     ]
     row = next(row for row in rows if row)
-    return {
-        "task": number,
-        "name": row.task,
-        "id": row.item_id,
-        "repeat": row.repeat,
-        "change": max(changes, default=0.0),
-        "prompt": _tail(row.prompt, PROMPT_CHARACTERS),
-        "target": _head(row.target, OUTPUT_CHARACTERS),
-        "values": values,
-        "outputs": [_head(row.output, OUTPUT_CHARACTERS) if row else None for row in rows],
-        "reasons": [row.reason if row else None for row in rows],
-    }
+    return Item(
+        task=place,
+        leaf=row.task,
+        number=row.item_id,
+        repeat=row.repeat,
+        prompt=row.prompt,
+        target=row.target,
+        answers=answers,
+        change=max(changes, default=0.0),
+    )
 
 
-def _in_turn(queues: Sequence[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for place in range(max(map(len, queues), default=0)):
-        yield from (queue[place] for queue in queues if place < len(queue))
-
-
-def _head(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} characters cut]"
-
-
-def _tail(text: str, limit: int) -> str:
-    """The end of a prompt holds the question; the shots before it are cut."""
-    return text if len(text) <= limit else f"[{len(text) - limit:,} characters cut ...] {text[-limit:]}"
+def _answer(row: SampleRow | None, metric: str) -> ArmAnswer:
+    if row is None:
+        return ArmAnswer(None, None, (), "not answered")
+    return ArmAnswer(item_value(row, metric), row.output, row.log_likelihoods, row.reason)

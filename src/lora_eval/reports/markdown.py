@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lora_eval.records import Comparison, Verification
+from lora_eval.records import Comparison, LoadedRun, Verification
 from lora_eval.reports.controls import controls
+from lora_eval.reports.gates import gate_lines
 from lora_eval.reports.methods import methods_text
+from lora_eval.reports.origins import Origin
 from lora_eval.reports.page import render_template
+from lora_eval.reports.provenance import costs, settings, steps, trainings
+from lora_eval.reports.scores import score_lines
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
 
-def render_markdown(comparison: Comparison, verifications: Sequence[Verification] = ()) -> str:
-    """Return the report's text; every figure comes from the record."""
+def render_markdown(
+    comparison: Comparison,
+    verifications: Sequence[Verification] = (),
+    origins: Mapping[str, Origin] | None = None,
+    runs: Mapping[str, LoadedRun] | None = None,
+) -> str:
+    """Return the report's text; every figure comes from the records."""
     return render_template(
         "report.md.jinja",
         comparison=comparison,
@@ -20,7 +29,14 @@ def render_markdown(comparison: Comparison, verifications: Sequence[Verification
         headline=headline(comparison),
         findings=findings(comparison, verifications),
         pairs=[(a, b, rows_of(comparison, a, b)) for a, b in pair_names(comparison)],
+        gate=gate_lines(comparison),
+        scores=score_lines(comparison),
+        verifications=verifications,
         controls=controls(comparison),
+        trainings=trainings(origins or {}),
+        steps=steps(origins or {}),
+        costs=costs(comparison),
+        settings=settings(comparison, runs or {}),
         methods=methods_text(comparison),
         cell=table_cell,
     )

@@ -15,6 +15,11 @@ def render_template(name: str, **values: Any) -> str:
     return _environment().get_template(name).render(**values)
 
 
+def read_template(name: str) -> str:
+    """Return the text of a file that goes into a page as it is (a script)."""
+    return (resource_folder("templates") / "report" / name).read_text("utf-8")
+
+
 def _environment() -> SandboxedEnvironment:
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
@@ -38,7 +43,10 @@ def _environment() -> SandboxedEnvironment:
         "difference": numbers.difference_text,
         "interval": numbers.interval_text,
         "mean": numbers.mean_text,
+        "run_differences": numbers.run_differences_text,
         "size": numbers.size_text,
+        "ratio": numbers.ratio_text,
+        "ratio_interval": numbers.ratio_interval_text,
         "unit_name": numbers.unit_name,
         "is_share": numbers.is_share,
         "mark": words.mark,

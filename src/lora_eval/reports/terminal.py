@@ -91,7 +91,7 @@ def pair_table(comparison: Comparison, a: str, b: str) -> Table:
         unit = "" if is_share(task) else "*"
         table.add_row(
             Text(task.task),
-            difference_text(task, pair.difference) + unit,
+            difference_text(task, pair) + unit,
             interval_text(task, pair),
             p_text(pair.p_adjusted),
             Text(f"{GLYPHS[mark(pair)]} {LABELS[mark(pair)]}", style=STYLES[mark(pair)]),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_eval.records import Arm, Comparison, Pair, TaskComparison, Verification
+from lora_eval.reports.gates import gate_lines, gate_sentence
 from lora_eval.reports.numbers import (
     count_text,
     difference_text,
@@ -18,6 +19,8 @@ from lora_eval.reports.numbers import (
     interval_text,
     is_share,
     mean_text,
+    ratio_interval_text,
+    ratio_text,
     size_text,
 )
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
@@ -86,12 +89,13 @@ def headline(comparison: Comparison) -> str:
         rows = rows_of(comparison, base.name, arm.name)
         if rows:
             parts.append(f"{arm.name} {_clause(rows, base.name)}")
-    return "; ".join(parts) + "." if parts else "Nothing was compared."
+    text = "; ".join(parts) + "." if parts else "Nothing was compared."
+    return text if comparison.gate is None else f"{text} {gate_sentence(comparison.gate)}"
 
 
 def findings(comparison: Comparison, verifications: Sequence[Verification] = ()) -> list[Finding]:
     """Everything that a reader must know, most important first."""
-    base, found = base_arm(comparison), list[Finding]()
+    base, found = base_arm(comparison), gate_findings(comparison)
     tuned = tuned_arms(comparison)
     for arm in tuned:
         suffix = f": {arm.name}" if len(tuned) > 1 else ""
@@ -107,12 +111,26 @@ def findings(comparison: Comparison, verifications: Sequence[Verification] = ())
     return found + [verification_finding(record) for record in verifications]
 
 
+def gate_findings(comparison: Comparison) -> list[Finding]:
+    """What the gate says, with every check that did not pass; nothing where there is no gate."""
+    if comparison.gate is None:
+        return []
+    tones: dict[str, Tone] = {"PASS": "safe", "FAIL": "loss", "INCONCLUSIVE": "open"}
+    lines = tuple(
+        f"{GLYPHS[line.mark]} {line.rule} on {line.task}, {line.pair}: {line.reason}"
+        for line in gate_lines(comparison)
+        if line.verdict != "PASS"
+    )
+    gate = comparison.gate
+    return [Finding(f"Gate: {gate.verdict}", tones[gate.verdict], gate_sentence(gate), (*lines, *gate.notes))]
+
+
 def row_text(row: Row) -> str:
     """One line: `tickets: 0.0 % to 64.5 %, +64.5 points (95 % interval +57.1 to +70.8, 200 items)`."""
     task, pair = row
     unit = " points" if is_share(task) else f" {task.metric.replace('_', ' ')}"
     means = f"{mean_text(task, task.means.get(pair.a))} to {mean_text(task, task.means.get(pair.b))}"
-    change = f"{difference_text(task, pair.difference)}{unit}"
+    change = f"{difference_text(task, pair)}{unit}"
     interval = (
         f"{pair.level * 100:g} % interval {interval_text(task, pair)}, " if pair.ci_low is not None else ""
     )
@@ -227,8 +245,8 @@ def _rest_lines(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _undecided_text(row: Row) -> str:
     task, pair = row
-    found = f" (detectable {size_text(task, pair.mde)})" if pair.mde is not None else ""
-    return f"{task.task} {difference_text(task, pair.difference)}{found}"
+    found = f" (detectable {size_text(task, pair, pair.mde)})" if pair.mde is not None else ""
+    return f"{task.task} {difference_text(task, pair)}{found}"
 
 
 def _shipped_finding(comparison: Comparison, arm: Arm) -> Finding | None:
@@ -256,10 +274,8 @@ def _shipped_finding(comparison: Comparison, arm: Arm) -> Finding | None:
 
 def _ratio_text(row: Row) -> str:
     task, pair = row
-    text = f"{GLYPHS[mark(pair)]} {task.task}: {task.metric.replace('_', ' ')} times {pair.ratio:.4f}"
-    if pair.ratio_low is None or pair.ratio_high is None:
-        return text
-    return f"{text} ({pair.ratio_low:.4f} to {pair.ratio_high:.4f})"
+    text = f"{GLYPHS[mark(pair)]} {task.task}: {task.metric.replace('_', ' ')} times {ratio_text(pair)}"
+    return text if pair.ratio_low is None else f"{text} ({ratio_interval_text(pair)})"
 
 
 def _relative_gain(row: Row) -> float:

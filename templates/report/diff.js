@@ -1,0 +1,48 @@
+"use strict";
+// Two texts, word by word: which words only one of them has. Returns [parts of a, parts of b], each part
+// [text, true where only this text has it]; null where the texts are too long to compare.
+const wordDiff = (() => {
+  const CELLS = 4e6;
+  const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  const join = (list, own) => {
+    const parts = [];
+    list.forEach((word, i) => {
+      const last = parts[parts.length - 1];
+      if (last && last[1] === own[i]) last[0] += word;
+      else parts.push([word, own[i]]);
+    });
+    return parts;
+  };
+  // Length of the longest common subsequence of the words from i in a and from j in b on.
+  const table = (a, b) => {
+    const width = b.length + 1;
+    const size = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i -= 1) {
+      for (let j = b.length - 1; j >= 0; j -= 1) {
+        size[i * width + j] = a[i] === b[j]
+          ? size[(i + 1) * width + j + 1] + 1
+          : Math.max(size[(i + 1) * width + j], size[i * width + j + 1]);
+      }
+    }
+    return size;
+  };
+  return (one, other) => {
+    const a = words(one);
+    const b = words(other);
+    if (a.length * b.length > CELLS) return null;
+    const size = table(a, b);
+    const width = b.length + 1;
+    const ownA = a.map(() => true);
+    const ownB = b.map(() => true);
+    for (let i = 0, j = 0; i < a.length && j < b.length;) {
+      if (a[i] === b[j]) {
+        ownA[i] = false;
+        ownB[j] = false;
+        i += 1;
+        j += 1;
+      } else if (size[(i + 1) * width + j] >= size[i * width + j + 1]) i += 1;
+      else j += 1;
+    }
+    return [join(a, ownA), join(b, ownB)];
+  };
+})();
