@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import InputError
-from lora_eval.records import Arm, ArmRun, Comparison, EvalSuite, LoadedRun, Verification
+from lora_eval.records import Arm, ArmRun, Comparison, EvalSuite, LoadedRun, Sequential, Verification
 from lora_eval.schema import read_record, suggest, write_record, write_text
 from lora_eval.stats.differences import Method
 from lora_eval.stats.estimate import check_level
 from lora_eval.stats.lines import Asked, PairNames
+from lora_eval.stats.looks import check_looks
 from lora_eval.stats.table import build_tasks
 from lora_eval.stats.tasks import Unit, list_units
 from lora_eval.stats.training_runs import average_runs
@@ -53,6 +54,7 @@ def compare_loaded(
     timing: Mapping[str, Any] | None = None,
     arm_notes: Mapping[str, Sequence[str]] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
+    sequential: Sequential | None = None,
     notes: Sequence[str] = (),
     title: str = "",
 ) -> Comparison:
@@ -63,12 +65,13 @@ def compare_loaded(
     compared beside them. `training_runs` maps an arm to those of `runs` that are trainings of it: it is
     compared as their mean, and they are no arms of their own. `method` is `auto`, `bootstrap` (BCa interval,
     sign-flip test) or `permutation` (sign-flip test). `margins` (by task, in the metric's units) go before
-    the suite's. `groups` maps a group to its tasks; without it, tasks that the
-    suite names only through their group are found by the group's name.
+    the suite's. `groups` maps a group to its tasks; without it, tasks that the suite names only through their
+    group are found by the group's name. `sequential` says how runs were stopped early: intervals and p-values
+    then hold at every look, and there is no macro average.
 
     Raises:
-        InputError: runs of different suites or seeds, an unfinished run, unknown names, unequal prompts, or
-            too few items for `method`.
+        InputError: runs of different suites or seeds, unfinished or stopped early without `sequential`,
+            unknown names, unequal prompts, or too few items for `method`.
     """
     check_level(level)
     check_pairable(runs)
@@ -76,7 +79,8 @@ def compare_loaded(
     arms = mean_arms(runs, members)
     units = list_units(arms, suite, groups or {}, margins or {})
     chosen = check_pairs(arms, [*(default_pairs(arms) if pairs is None else pairs), *more_pairs])
-    asked = Asked(arms, {arm: tuple(own.values()) for arm, own in members.items()}, level, method)
+    looks = check_looks(runs, sequential, method)
+    asked = Asked(arms, {arm: tuple(own.values()) for arm, own in members.items()}, level, method, looks)
     tasks, scores = build_tasks(asked, units, chosen)
     notes_of = arm_notes or {}
     return Comparison(
@@ -86,7 +90,8 @@ def compare_loaded(
         ),
         suite=describe_suite(runs, suite, units),
         tasks=tasks,
-        suite_scores=scores,
+        suite_scores=() if sequential else scores,
+        sequential=sequential,
         controls=dict(controls or {}),
         timing=dict(timing or {}) | {"arms": {name: run_timing(run) for name, run in arms.items()}},
         packages=next(iter(runs.values())).run.packages,
@@ -115,36 +120,27 @@ def write_comparison(
     out: Path,
     verifications: Sequence[Verification] = (),
 ) -> None:
-    """Write `comparison.json`, `report.md` and `report.html` into `out`, each whole or not at all, and copies of
-    the arms' lineage and training log beside their runs.
-    """
-    from lora_eval.reports.origins import keep_origins
-
-    keep_origins(comparison, out / "runs")
-    texts = render_reports(comparison, runs, verifications, out / "runs")
+    """Write `comparison.json`, `report.md` and `report.html` into `out`, each whole or not at all."""
+    texts = render_reports(comparison, runs, verifications)
     write_record(out / "comparison.json", comparison)
     write_texts(out, texts)
 
 
 def write_reports(stored: Stored, out: Path) -> None:
     """Write `report.md` and `report.html` of a stored comparison into `out`."""
-    write_texts(out, render_reports(stored.comparison, stored.runs, stored.verifications, out / "runs"))
+    write_texts(out, render_reports(stored.comparison, stored.runs, stored.verifications))
 
 
 def render_reports(
-    comparison: Comparison,
-    runs: Mapping[str, LoadedRun],
-    verifications: Sequence[Verification],
-    folder: Path,
+    comparison: Comparison, runs: Mapping[str, LoadedRun], verifications: Sequence[Verification]
 ) -> dict[str, str]:
-    """Return the reports' texts by file name; `folder` holds the arms' runs, with their lineage where kept.
+    """Return the reports' texts by file name.
 
     Raises:
         InputError: an arm's run is not among `runs`.
     """
     from lora_eval.reports.html import render_html
     from lora_eval.reports.markdown import render_markdown
-    from lora_eval.reports.origins import read_origins
 
     missing = [name for name in stored_runs(comparison) if name not in runs]
     if missing:
@@ -153,10 +149,9 @@ def render_reports(
         arm.name: {run.name: runs[run.name] for run in arm.runs} for arm in comparison.arms if arm.runs
     }
     runs = mean_arms(runs, members)
-    origins = read_origins(comparison, folder)
     return {
-        "report.md": render_markdown(comparison, verifications, origins, runs),
-        "report.html": render_html(comparison, runs, verifications, origins),
+        "report.md": render_markdown(comparison, verifications),
+        "report.html": render_html(comparison, runs, verifications),
     }
 
 
