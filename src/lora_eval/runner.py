@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +29,28 @@ _IDENTITY = (
 )
 
 
-def run_suite(
+@dataclass(slots=True)
+class Spent:
+    """What an arm's answers have cost before its run is stored: the engine's totals, and seconds."""
+
+    work: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def describe_run(
     suite: Suite,
     engine: Engine,
     arm: str,
-    folder: Path,
     *,
     variant: Variant,
-    progress: Progress,
     quantization: dict[str, Any] | None = None,
     limit: int | None = None,
     seeds: dict[str, int] | None = None,
     notes: tuple[str, ...] = (),
     processes: Processes = ALONE,
 ) -> Run:
-    """Score the suite on the arm and store `run.json` and `samples.parquet` in `folder`.
-
-    Where the folder holds the same run (weights, suite, numbers, settings, packages), it is returned. Of
-    several processes the first reads and writes; all return the same.
-
-    Raises:
-        TaskError: a task does not fit the model (see the suite).
-        OutputError: the folder cannot be written.
-    """
-    wanted = Run(
+    """Return the header of the run that this would be, without results."""
+    return Run(
         arm=arm,
         variant=variant,
         suite=suite.name,
@@ -65,12 +64,39 @@ def run_suite(
         hardware=hardware_info() | ({"processes": processes.count} if processes.count > 1 else {}),
         notes=notes,
     )
+
+
+def run_suite(
+    suite: Suite,
+    engine: Engine,
+    arm: str,
+    folder: Path,
+    *,
+    variant: Variant,
+    progress: Progress,
+    spent: Spent | None = None,
+    processes: Processes = ALONE,
+    **settings: Any,
+) -> Run:
+    """Score the suite on the arm and store `run.json` and `samples.parquet` in `folder`.
+
+    Where the folder holds the same run (weights, suite, numbers, settings, packages), it is returned. Of
+    several processes the first reads and writes; all return the same. `settings` are those of `describe_run`;
+    `spent` is what the arm has cost so far, and is counted too.
+
+    Raises:
+        TaskError: a task does not fit the model (see the suite).
+        OutputError: the folder cannot be written.
+    """
+    wanted = describe_run(suite, engine, arm, variant=variant, processes=processes, **settings)
     stored = processes.first(f"{arm}: stored run", lambda: stored_run(folder, wanted))
     if stored is not None:
         progress(f"{arm}: kept from the run before", 1, 1)
         return stored
-    started = time.perf_counter()
+    spent = spent or Spent()
+    started = time.perf_counter() - spent.seconds
     before = Counter(getattr(engine, "work", ()))
+    before.subtract(spent.work)
     result = suite.run(engine, arm, progress)
     run = wanted.model_copy(
         update={
@@ -80,7 +106,7 @@ def run_suite(
             "prompt_tokens": sum(row.prompt_tokens or 0 for row in result.rows),
             "wall_seconds": round(time.perf_counter() - started, 3),
             "work": _work(engine, before),
-            "notes": (*notes, *result.notes),
+            "notes": (*wanted.notes, *result.notes),
         }
     )
 

@@ -30,11 +30,13 @@ from lora_eval.evaluate.controls import check_controls
 from lora_eval.evaluate.reference import check_reference as check_with_reference
 from lora_eval.evaluate.scorers import Scorer, Scorers
 from lora_eval.evaluate.selection import AnySuite
+from lora_eval.evaluate.sequential import Course, Decide, stopped_notes
 from lora_eval.models import Resident
 from lora_eval.protocols import Engine, Progress
-from lora_eval.records import Run, Variant
+from lora_eval.records import Run, Sequential, Variant
 from lora_eval.registry import get
-from lora_eval.runner import run_suite
+from lora_eval.runner import describe_run, run_suite
+from lora_eval.stats.looks import ORDER_SEED
 from lora_eval.suites.catalog import load_suite, suite_of_tasks
 from lora_eval.suites.combined import CombinedSuite
 from lora_eval.suites.lm_eval import LmEvalSuite
@@ -49,6 +51,7 @@ class Evaluated:
     controls: dict[str, Any]
     timing: dict[str, float]
     notes: tuple[str, ...]
+    sequential: Sequential | None = None
 
 
 def open_suite(
@@ -93,23 +96,32 @@ def evaluate_arms(
     engine_options: Mapping[str, Any] | None = None,
     store: ResultStore | None = None,
     check_reference: int | None = None,
+    decide: Decide | None = None,
     processes: Processes = ALONE,
 ) -> Evaluated:
     """Score the suite on every arm and store each run in `out/ARM`; runs that are there are kept.
 
     Answers are looked up in `store` and kept there as they are computed. With `check_reference` so many
     items, drawn at random, are answered by stock lm-eval too, on every arm; what differs is in the controls.
-    Called in all of the `processes`, which share out the requests; the first writes.
+    With `decide` the comparison is sequential: base and adapters answer each task look by look until it is
+    decided (see `evaluate.sequential`), and folders then the same items. Called in all of the `processes`,
+    which share out the requests; the first writes.
 
     Raises:
-        InputError: arms or suite cannot be used.
+        InputError: arms or suite cannot be used, or nothing but folders is to be compared sequentially.
         ControlFailed: base against itself is not exactly zero; nothing of this call is stored.
     """
     arms.check()
+    if decide is not None and not arms.adapters:
+        raise InputError(
+            "a sequential comparison is decided on adapters, which answer beside their base; "
+            "folders are scored on the same items afterwards: give --adapter"
+        )
     started = time.perf_counter()
     quantization, notes = choose_quantization(arms)
     scorers = Scorers(engine, progress, batch_tokens, store, engine_options or {}, processes)
-    asked = _Asked(suite, out, scorers, check_reference)
+    course = Course(suite, decide) if decide is not None else None
+    asked = _Asked(suite, out, scorers, check_reference, course)
     progress("opening the base", 0, 1)
     with contextlib.closing(scorers.shared(arms, quantization)) as scorer:
         opened = time.perf_counter() - started
@@ -134,7 +146,9 @@ def evaluate_arms(
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
     said = (*notes, *scorers.notes, *(store.notes if store else ()))
-    return Evaluated(asked.runs, controls, timing, said)
+    if course is None or course.record is None:
+        return Evaluated(asked.runs, controls, timing, said)
+    return Evaluated(asked.runs, controls, timing, (*said, *stopped_notes(course.record)), course.record)
 
 
 @dataclass(slots=True)
@@ -145,18 +159,25 @@ class _Asked:
     out: Path
     scorers: Scorers
     check_reference: int | None
+    course: Course | None = None
     runs: dict[str, Path] = field(default_factory=dict)
     references: dict[str, Any] = field(default_factory=dict)
 
     def answer(
         self, scorer: Scorer, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
     ) -> None:
-        engine = self.scorers.stored(scorer, variants, quantization)
-        for name, variant in variants.items():
+        engine, processes = self.scorers.stored(scorer, variants, quantization), self.scorers.processes
+        course, suite = self.course, self.suite
+        settings = {name: _settings(suite, variant, quantization, scorer.notes, course)
+                    for name, variant in variants.items()}  # fmt: skip
+        if course is not None and course.record is None:
+            headers = {name: describe_run(suite, engine, name, **own) for name, own in settings.items()}
+            course.run(engine, headers, self.scorers.progress, processes)
+        for name, own in settings.items():
             self.runs[name] = self.out / name
-            _run(self.suite, engine, name, self.runs[name], variant=variant, quantization=quantization,
-                 notes=scorer.notes, progress=self.scorers.progress,
-                 processes=self.scorers.processes)  # fmt: skip
+            run_suite(course.selected() if course else suite, engine, name, self.runs[name],
+                      progress=self.scorers.progress, processes=processes,
+                      spent=course.spent.get(name) if course else None, **own)  # fmt: skip
         if self.check_reference is None:
             return
         if hasattr(scorer.engine, "drafts"):
@@ -182,32 +203,24 @@ def evaluate(
 ) -> Run:
     """Score one arm of a resident model and store its run; a run that is there is kept (see `runner`)."""
     chosen = engine if engine is not None else covered(get("engine", "transformers")(resident))
-    return _run(suite, chosen, arm, run_folder, variant=variant, quantization=quantization,
-                notes=resident.notes, progress=progress)  # fmt: skip
+    settings = _settings(suite, variant, quantization, resident.notes)
+    return run_suite(suite, chosen, arm, run_folder, progress=progress, **settings)
 
 
-def _run(
+def _settings(
     suite: AnySuite,
-    engine: Engine,
-    arm: str,
-    folder: Path,
-    *,
     variant: Variant,
     quantization: dict[str, Any] | None,
     notes: tuple[str, ...],
-    progress: Progress,
-    processes: Processes = ALONE,
-) -> Run:
-    return run_suite(
-        suite,
-        engine,
-        arm,
-        folder,
-        variant=variant,
-        progress=progress,
-        quantization=quantization,
-        limit=suite.limit,
-        seeds={"fewshot": suite.record.seed, "sampling": suite.record.seed},
-        notes=() if quantization else notes,
-        processes=processes,
-    )
+    course: Course | None = None,
+) -> dict[str, Any]:
+    """What a run's header says beside suite, engine and arm."""
+    seed = suite.record.seed
+    order = {ORDER_SEED: seed} if course else {}
+    return {
+        "variant": variant,
+        "quantization": quantization,
+        "limit": suite.limit,
+        "seeds": {"fewshot": seed, "sampling": seed} | order,
+        "notes": () if quantization else notes,
+    }
