@@ -5,23 +5,53 @@ from __future__ import annotations
 import pytest
 
 from lora_eval.errors import CheckFailed
-from lora_eval.exporters.audit import audit_tensor, check_audit
-from lora_eval.exporters.lora import Target
+from lora_eval.exporters.audit import Sums, check_audit, piece_sums, tensor_audit
 from lora_eval.records.export import MergeAudit
 
 
-def audit_of(times, *, scale=0.1, dtype="bfloat16", ones=False):
+def audit_of(times, *, scale=0.1, dtype="bfloat16", ones=False, factors=None, pieces=1):
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    base = torch.ones(64, 64) if ones else torch.randn(64, 64, generator=generator).bfloat16()
+    base = torch.ones(64, 64) if ones else torch.randn(64, 64, generator=generator).bfloat16().float()
     delta = torch.randn(64, 64, generator=generator) * scale
-    summed = base.float() + times * delta
+    unscaled = base + times * delta
+    summed = unscaled if factors is None else unscaled * factors
     merged = summed.to(getattr(torch, dtype))
-    row = audit_tensor(
-        "w", Target("m", 4, 2.0), base=base, delta=delta, summed=summed, merged=merged, original=None
-    )
+    total = Sums()
+    for rows in torch.arange(64).chunk(pieces):
+        total += piece_sums(
+            base=base[rows], summed=summed[rows], merged=merged[rows], delta=delta[rows],
+            unscaled=None if factors is None else unscaled[rows],
+        )  # fmt: skip
+    row = tensor_audit(total, quantized=False, tensor="w", module="m", rank=4, scaling=2.0)
     return MergeAudit(onto="trained", dtype=dtype, tensors=(row,), quantized=1, untouched=0)
+
+
+def test_pieces_add_up_and_factors_of_dora_are_taken_out():
+    whole, cut = audit_of(1).tensors[0], audit_of(1, pieces=5).tensors[0]
+    assert cut.changed == whole.changed
+    assert cut.kept == pytest.approx(whole.kept)
+    assert cut.relative_change == pytest.approx(whole.relative_change)
+    scaled = audit_of(2, factors=3.0).tensors[0]
+    assert scaled.applied == 2
+    assert scaled.kept == pytest.approx(1, abs=0.01)
+
+
+def test_an_infinite_value_is_noticed():
+    import torch
+
+    base = torch.zeros(2, 2)
+    for merged in (torch.tensor([[0.0, float("inf")], [0, 0]]), torch.tensor([[float("nan"), 0.0], [0, 0]])):
+        assert not piece_sums(base=base, summed=base, merged=merged.half()).finite
+    assert piece_sums(base=base, summed=base, merged=base.half()).finite
+
+
+def test_a_negative_zero_that_becomes_positive_is_no_change():
+    import torch
+
+    base = -torch.zeros(2, 2)
+    assert piece_sums(base=base, summed=base + 0.0, merged=(base + 0.0).bfloat16()).differing == 0
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])

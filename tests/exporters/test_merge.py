@@ -224,49 +224,81 @@ def test_the_adapters_tokenizer_templates_and_settings_travel(qlora, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"use_dora": True}, "use_dora.*not supported yet"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save.*not supported yet"),
-        ({"trainable_token_indices": [3]}, "trainable_token_indices.*not supported yet"),
-        ({"option_of_a_later_peft": {"a": 1}}, "option_of_a_later_peft.*not supported yet"),
-        ({"init_lora_weights": "pissa"}, "pissa"),
-        ({"init_lora_weights": "olora"}, "olora"),
-        ({"bias": "all"}, "bias"),
+        ({"use_dora": True}, "has use_dora, .* no magnitude vector"),
+        ({"trainable_token_indices": None, "kasa_config": {"beta": 1}}, "kasa_config.*not supported"),
+        ({"option_of_a_later_peft": {"a": 1}}, "option_of_a_later_peft.*not supported"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication.*not supported"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens.*acts only after those tokens"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4.*not the same after loading"),
+        ({"init_lora_weights": "corda"}, "corda.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "of_a_later_peft"}, "not known here"),
+        ({"peft_type": "VERA"}, "'VERA'; expected LORA"),
         ({"r": 16}, "rank 16, its weights have 4"),
     ],
 )
-def test_what_a_plain_sum_cannot_merge_is_refused(qlora, tmp_path, values, said):
+def test_what_no_weights_can_stand_for_is_refused(qlora, tmp_path, values, said):
     change(qlora / "adapter", tmp_path / "adapter", "adapter_config.json", **values)
     with pytest.raises(ModelError, match=said):
         export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning", "ignore:.*tied:UserWarning")
-def test_tied_embeddings_are_refused(tmp_path, module):
-    save_tiny_llama(tmp_path / "base")
-    save_tiny_adapter(tmp_path / "base", tmp_path / "adapter", target_modules=[module])
-    with pytest.raises(ModelError, match="not supported yet"):
+def test_pissa_cannot_begin_on_four_bit_weights(qlora, tmp_path):
+    change(qlora / "adapter", tmp_path / "adapter", "adapter_config.json", init_lora_weights="pissa")
+    with pytest.raises(ModelError, match="PEFT cannot begin so"):
+        export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "said"),
+    [
+        ("lora_A.weight", "lora_C.weight", "only one of lora_A and lora_B"),
+        (
+            "layers.0.mlp.up_proj.",
+            "layers.7.mlp.up_proj.",
+            "layers.7.mlp.up_proj: the base has no such layer",
+        ),
+        ("base_model.model.", "model.", "which PEFT does not name so"),
+    ],
+)
+def test_weights_that_do_not_belong_to_the_base_are_named(qlora, tmp_path, name, new, said):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key.replace(name, new): tensor for key, tensor in load_file(path).items()}, path)
+    with pytest.raises(ModelError, match=said):
+        export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
+
+
+def test_an_adapter_for_another_width_lists_every_layer(qlora, tmp_path):
+    save_tiny_llama(tmp_path / "base", hidden_size=32)
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    with pytest.raises(
+        ModelError, match=r"up_proj is \[128, 64\] in the adapter and \[128, 32\](.|\n)*and 9 more"
+    ):
         merge(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-def test_an_untied_head_is_merged_but_not_one_that_was_trained_whole(tmp_path):
+def test_a_base_with_other_weights_than_the_lineage_names_is_refused(qlora, tmp_path):
+    save_tiny_llama(tmp_path / "base", seed=5)
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter")
+    with pytest.raises(ModelError, match="was trained on .* but the base given is"):
+        merge(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_resized_in_one_layer_only_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
+    from torch import zeros
 
     save_tiny_llama(tmp_path / "base", tie_word_embeddings=False)
-    save_tiny_adapter(tmp_path / "base", tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
-    merge(tmp_path, tmp_path / "out")
-    assert_equal(
-        load(tmp_path / "out").state_dict(), peft_merge(load(tmp_path / "base"), tmp_path / "adapter")
-    )
-    # PEFT stores the head whole beside its LoRA.
+    save_tiny_adapter(tmp_path / "base", tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(path)
-    tensors["base_model.model.lm_head.base_layer.weight"][0, 0] += 1
-    save_file(tensors, path)
-    with pytest.raises(ModelError, match="whole weight for lm_head that is not the base's"):
-        merge(tmp_path, tmp_path / "again")
+    whole = {"base_model.model.lm_head.weight": zeros(330, 64)}
+    save_file(load_file(path) | whole, path)
+    with pytest.raises(ModelError, match="resized unevenly: .*lm_head from 320 to 330"):
+        merge(tmp_path, tmp_path / "out")
 
 
 def test_a_base_that_is_stored_quantized_is_refused(qlora, tmp_path):
@@ -325,7 +357,7 @@ def test_a_tokenizer_with_more_tokens_than_the_base_has_rows_is_refused(qlora, t
     tokenizer.save_pretrained(tmp_path / "adapter")
     lineage = tmp_path / "adapter" / "lineage.json"
     assert lineage.is_file()
-    with pytest.raises(ModelError, match="329 tokens, the base's embedding 320 rows"):
+    with pytest.raises(ModelError, match="329 tokens, the model's embedding 320 rows"):
         export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
 
 
