@@ -12,6 +12,7 @@ from statsmodels.stats.power import NormalIndPower
 
 from lora_eval.stats import (
     Estimate,
+    benjamini_hochberg,
     holm,
     judge,
     mcnemar_mde,
@@ -38,6 +39,18 @@ def test_holm_leaves_out_what_was_not_tested():
     assert holm([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
     assert holm([]) == []
     assert holm([None]) == [None]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_benjamini_hochberg_equals_scipy(p_values):
+    expected = scipy_stats.false_discovery_control(p_values, method="bh")
+    assert benjamini_hochberg(p_values) == pytest.approx(list(expected), abs=1e-12)
+    assert all(one <= other for one, other in zip(benjamini_hochberg(p_values), holm(p_values), strict=True))
+
+
+def test_benjamini_hochberg_leaves_out_what_was_not_tested():
+    assert benjamini_hochberg([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
+    assert benjamini_hochberg([]) == []
 
 
 def test_detectable_difference_is_2_80_standard_errors():

@@ -16,6 +16,7 @@ from lora_eval.stats.multiple import benjamini_hochberg, holm
 from lora_eval.stats.power import mcnemar_mde, mcnemar_n, needed_n, normal_mde
 from lora_eval.stats.resampling import bootstrap_interval, exact_sign_flip, permutation_p
 from lora_eval.stats.scores import paired_scores
+from lora_eval.stats.suite import macro_average
 from lora_eval.stats.verdict import Judgement, judge
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "holm",
     "judge",
     "law_of",
+    "macro_average",
     "mcnemar_exact",
     "mcnemar_mde",
     "mcnemar_mid_p",
