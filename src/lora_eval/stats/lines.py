@@ -9,6 +9,7 @@ from lora_eval.errors import InputError
 from lora_eval.records import LoadedRun, VariancePart
 from lora_eval.stats.differences import Centers, Method, Source
 from lora_eval.stats.estimate import Estimate
+from lora_eval.stats.groups import estimate_group, is_plain_mean
 from lora_eval.stats.looks import Looks, estimate_looks
 from lora_eval.stats.multiple import benjamini_hochberg, holm
 from lora_eval.stats.pairing import (
@@ -108,6 +109,11 @@ def compare_pair(
     own = [aggregate(list(rows[name].values()), unit.metric) for name in pair]
     unanswered = any(not rows[name] for name in pair)
     if not unanswered and not all(same_figure(*figure) for figure in zip(figures, own, strict=True)):
+        if {row.task for row in paired.first} == set(unit.leaves) and all(
+            is_plain_mean(figure, rows[name], unit.leaves, unit.metric)
+            for figure, name in zip(figures, pair, strict=True)
+        ):
+            return compare_group(asked, unit, paired, members, pair)
         whole = whole_task_estimate(figures, len(paired.first), asked.level)
         return Line(whole, paired.missing, {})
     looks = asked.looks.get(unit.task)
@@ -126,6 +132,26 @@ def compare_pair(
         if refused is None:
             estimate = estimate_metric(paired, unit.metric, asked.level, method=asked.method)
     return Line(estimate, paired.missing, runs, items, refused)
+
+
+def compare_group(
+    asked: Asked,
+    unit: Unit,
+    paired: PairedRows,
+    members: Mapping[str, Sequence[Rows]],
+    pair: PairNames,
+) -> Line:
+    """Return the line of a group whose figure is the plain mean over its tasks."""
+
+    def estimate_of(part: PairedRows) -> tuple[Estimate, Centers]:
+        centers = run_centers(members, unit.metric, part, pair)
+        return estimate_metric(part, unit.metric, asked.level, runs=centers), centers
+
+    estimate, runs = estimate_group(paired, unit.leaves, unit.metric, asked.level, estimate_of)
+    refused = None
+    if asked.method != "auto":
+        refused = f"--method {asked.method} is for means of items, and this group's figure is a mean of tasks"
+    return Line(estimate, paired.missing, runs, item_part(estimate), refused)
 
 
 def run_centers(

@@ -51,33 +51,46 @@ def macro_average(names: tuple[str, str], tasks: Sequence[TaskDifference], level
     Tasks on which no item's score differs count with a difference of 0 that is taken as certain; `reason`
     names them.
     """
-    center = math.fsum(task.difference for task in tasks) / len(tasks)
-    parts = [part for task in tasks if (part := task.items) is not None and part.variance > 0]
-    unchanged = [task.task for task in tasks if task.items is None]
-    items = _pooled(parts, len(tasks))
-    law = StudentLaw(center, (*([items] if items else []), *_run_parts(tasks)))
-    spread = bool(law.parts) and law.standard_error > 0
-    low, high = law.interval(level) if spread else (None, None)
-    reason = f"no item's score differs on {', '.join(unchanged)}, which is taken as certain"
+    law = macro_law(tasks)
+    low, high = law.interval(level) if law else (None, None)
     return SuitePair(
         a=names[0],
         b=names[1],
-        difference=center,
+        difference=math.fsum(task.difference for task in tasks) / len(tasks),
         ci_low=low,
         ci_high=high,
         level=level,
-        standard_error=law.standard_error if spread else None,
-        degrees_of_freedom=law.parts[0].degrees_of_freedom if spread and len(law.parts) == 1 else None,
-        p_value=law.p_two_sided() if spread else None,
-        mde=detectable(law, level) if spread else None,
-        method=_method(tasks),
-        reason=reason if unchanged else None,
+        standard_error=law.standard_error if law else None,
+        degrees_of_freedom=law.parts[0].degrees_of_freedom if law and len(law.parts) == 1 else None,
+        p_value=law.p_two_sided() if law else None,
+        mde=detectable(law, level),
+        method=macro_method(tasks),
+        reason=unchanged_reason(tasks),
     )
 
 
-def _pooled(parts: Sequence[VariancePart], tasks: int) -> VariancePart | None:
-    if not parts:
-        return None
+def macro_law(tasks: Sequence[TaskDifference]) -> StudentLaw | None:
+    """Return the law of the mean of the tasks' differences; None where nothing varies."""
+    parts = [part for task in tasks if (part := task.items) is not None and part.variance > 0]
+    pooled = [_pooled(parts, len(tasks))] if parts else []
+    center = math.fsum(task.difference for task in tasks) / len(tasks)
+    law = StudentLaw(center, (*pooled, *_run_parts(tasks)))
+    return law if law.parts and law.standard_error > 0 else None
+
+
+def macro_method(tasks: Sequence[TaskDifference]) -> str:
+    """Return the method's name as the record and the reports show it."""
+    counted = [f"{len(runs)} training runs" for runs in tasks[0].runs.values()]
+    return " and ".join([f"macro average of {len(tasks)} tasks, t (Satterthwaite)", *counted])
+
+
+def unchanged_reason(tasks: Sequence[TaskDifference]) -> str | None:
+    """Return which tasks are taken as certain because no item's score differs on them."""
+    names = [task.task for task in tasks if task.items is None]
+    return f"no item's score differs on {', '.join(names)}, which is taken as certain" if names else None
+
+
+def _pooled(parts: Sequence[VariancePart], tasks: int) -> VariancePart:
     total = math.fsum(part.variance for part in parts)
     freedom = total**2 / math.fsum(part.variance**2 / part.degrees_of_freedom for part in parts)
     return VariancePart(source="items", variance=total / tasks**2, degrees_of_freedom=freedom)
@@ -91,8 +104,3 @@ def _run_parts(tasks: Sequence[TaskDifference]) -> list[VariancePart]:
         variance = float(np.var(averages, ddof=1)) / len(averages)
         found.append(VariancePart(source=source, variance=variance, degrees_of_freedom=len(averages) - 1))
     return found
-
-
-def _method(tasks: Sequence[TaskDifference]) -> str:
-    counted = [f"{len(runs)} training runs" for runs in tasks[0].runs.values()]
-    return " and ".join([f"macro average of {len(tasks)} tasks, t (Satterthwaite)", *counted])

@@ -161,8 +161,9 @@ def _not_averaged(lines: Lines, unit: Unit, task: TaskComparison) -> str | None:
     if not unit.higher_is_better:
         return f"less {unit.metric} is better"
     for pair, line in lines[unit].items():
-        if line.estimate.difference is None or (line.items is None and line.estimate.p_value is None):
-            return f"{pair[1]} against {pair[0]}: {line.estimate.reason}"
+        unknown = line.items is None and (line.estimate.changed or line.estimate.p_value is None)
+        if line.estimate.difference is None or unknown:
+            return f"{pair[1]} against {pair[0]}: {line.estimate.reason or line.estimate.method}"
     return None
 
 
