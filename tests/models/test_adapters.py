@@ -10,7 +10,7 @@ import pytest
 
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.models import check_adapter, read_lineage, write_lineage
+from lora_eval.models import check_adapter, needs_own_base, read_lineage, write_lineage
 from lora_eval.records import Lineage, Variant
 from tests.conftest import save_tiny_adapter, save_tiny_llama
 
@@ -55,13 +55,33 @@ def test_a_target_that_the_base_lacks(tiny_adapter: Path, tmp_path: Path) -> Non
     assert "and 9 more" in str(caught.value)  # 14 tensors of the second layer, five shown
 
 
-@pytest.mark.parametrize("initial", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
-def test_adapters_that_change_the_base_are_refused(
+@pytest.mark.parametrize(
+    ("initial", "why"),
+    [
+        ("pissa_niter_4", "loaded again it is another one"),
+        ("corda", "without the data"),
+        ("loftq", "quantizes the base anew"),
+        ("lora_ga", "onto the unchanged base"),
+    ],
+)
+def test_adapters_whose_change_of_the_base_is_lost_are_refused(
+    initial: str, why: str, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    adapter = _with_config(tiny_adapter, tmp_path / "a", init_lora_weights=initial)
+    assert not needs_own_base(adapter)
+    with pytest.raises(ModelError, match="changes the base's own weights") as caught:
+        check_adapter(adapter, tiny_llama)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("initial", ["pissa", "PiSSA", "olora"])
+def test_adapters_whose_change_is_repeated_need_a_base_of_their_own(
     initial: str, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     adapter = _with_config(tiny_adapter, tmp_path / "a", init_lora_weights=initial)
-    with pytest.raises(ModelError, match="changes the base's own weights"):
-        check_adapter(adapter, tiny_llama)
+    check_adapter(adapter, tiny_llama)
+    assert needs_own_base(adapter)
+    assert not needs_own_base(tiny_adapter)
 
 
 @pytest.mark.parametrize("initial", [True, "gaussian", "eva", "orthogonal"])

@@ -13,6 +13,7 @@ from lora_eval.models import (
     Resident,
     load_base,
     load_tokenizer,
+    open_adapter,
     open_folder,
     open_resident,
     package_versions,
@@ -109,6 +110,69 @@ def test_nf4_layers_are_dense_on_a_cpu_and_give_the_same_bits(
 def test_nf4_layers_of_another_compute_dtype_stay_packed(tiny_llama: Path, tiny_adapter: Path) -> None:
     resident = open_resident(tiny_llama, {"tuned": tiny_adapter}, dtype="float32", quantization=NF4)
     assert _is_4bit(resident.model)
+
+
+@pytest.fixture(scope="module", params=["pissa", "olora"])
+def changing(
+    request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """An adapter that changes the base's weights, trained a little: its folder, and the live logits."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("changing") / request.param
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=request.param
+    )
+    live = get_peft_model(load_base(tiny_llama), config)
+    optimizer = torch.optim.SGD([p for p in live.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(3):
+        ids = torch.tensor(IDS)
+        live(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    live.save_pretrained(folder)
+    return folder, _logits(live)
+
+
+def test_an_adapter_that_changes_the_base_is_exactly_itself_on_its_own_copy(
+    tiny_llama: Path, changing: tuple[Path, Any]
+) -> None:
+    import torch
+
+    folder, live = changing
+    resident = open_adapter(tiny_llama, folder, name="tuned")
+    assert (resident.arms, resident.every_arm) == (("tuned",), ("tuned",))
+    with resident.activate("tuned") as model:
+        assert torch.equal(_logits(model), live)
+    # Why it may not share the base: switched off, it does not give the base back.
+    with resident._peft.disable_adapter():
+        off = _logits(resident.model)
+    assert (off - _logits(load_base(tiny_llama))).abs().max() > 1
+    assert "measured on a copy of its own" in resident.notes[0]
+
+
+def test_an_adapter_that_changes_the_base_cannot_share_it(
+    tiny_llama: Path, tiny_adapter: Path, changing: tuple[Path, Any]
+) -> None:
+    with pytest.raises(ModelError, match="cannot share them with other arms"):
+        open_resident(tiny_llama, {"one": tiny_adapter, "two": changing[0]})
+
+
+def test_pissa_on_a_quantized_base_is_told_and_olora_is_requantized(
+    tiny_llama: Path, changing: tuple[Path, Any]
+) -> None:
+    """PEFT cannot start PiSSA on four bits; OLoRA quantizes the rest anew, each time alike."""
+    import torch
+
+    folder, _ = changing
+    if folder.name == "pissa":
+        with pytest.raises(ModelError, match="PEFT cannot load this adapter: Please initialize PiSSA"):
+            open_adapter(tiny_llama, folder, name="tuned", quantization=NF4)
+        return
+    both = [open_adapter(tiny_llama, folder, name="tuned", quantization=NF4) for _ in range(2)]
+    with both[0].activate("tuned") as one, both[1].activate("tuned") as other:
+        assert torch.equal(_logits(one), _logits(other))
 
 
 def test_a_folder_of_its_own(tiny_llama: Path) -> None:

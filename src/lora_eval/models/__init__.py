@@ -4,7 +4,7 @@
 `lineage.json`, `resident` loads. The home of peft for evaluation; transformers is imported inside functions.
 """
 
-from lora_eval.models.adapters import check_adapter
+from lora_eval.models.adapters import check_adapter, needs_own_base
 from lora_eval.models.lineage import hardware_info, package_versions, read_lineage, write_lineage
 from lora_eval.models.locate import parse_arm, resolve_adapter, resolve_model
 from lora_eval.models.resident import (
@@ -13,6 +13,7 @@ from lora_eval.models.resident import (
     Resident,
     load_base,
     load_tokenizer,
+    open_adapter,
     open_folder,
     open_resident,
 )
@@ -25,6 +26,8 @@ __all__ = [
     "hardware_info",
     "load_base",
     "load_tokenizer",
+    "needs_own_base",
+    "open_adapter",
     "open_folder",
     "open_resident",
     "package_versions",

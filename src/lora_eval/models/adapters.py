@@ -16,6 +16,16 @@ _PREFIX = "base_model.model."
 # These initialisations subtract from or replace the base's own weights, so that switching the adapter off
 # does not give the base back (measured for PiSSA and OLoRA; https://github.com/huggingface/peft/issues/2184).
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Of these, PEFT subtracts the same again from a fresh base when it loads the adapter (measured: reloaded and
+# live logits are equal), so that the adapter can be measured on a copy of its own.
+_REPEATABLE = ("pissa", "olora")
+# Why the others cannot (measured with PEFT 0.21.2 on a tiny model: logits reloaded against live).
+_LOST = {
+    "pissa_niter": "its decomposition is drawn at random, and loaded again it is another one",
+    "corda": "PEFT cannot load it without the data that it was initialised from",
+    "loftq": "PEFT quantizes the base anew when it loads it, and only on a GPU",
+    "lora_ga": "PEFT loads it onto the unchanged base, where it is another model",
+}
 # Part of a tensor's name, and which of its axes must be as long as which axis of the base's weight.
 _SHARED_AXES = (
     (".lora_A.", 1, 1),
@@ -34,11 +44,19 @@ def changes_the_base(init_lora_weights: str) -> bool:
     return init_lora_weights.startswith(_CHANGE_THE_BASE)
 
 
+def needs_own_base(adapter: Path) -> bool:
+    """True for an adapter that changes the base's own weights in a way that loading it repeats (PiSSA,
+    OLoRA): it needs a copy of the base that nothing else uses.
+    """
+    return str(read_adapter_config(adapter).get("init_lora_weights", True)).lower() in _REPEATABLE
+
+
 def check_adapter(adapter: Path, base: Path) -> None:
     """Raise ModelError where the adapter cannot be evaluated on this base; loads no weights.
 
-    Refused: no configuration or weights; another kind than LoRA; one that changes the base's own weights; a
-    target or shape that the base does not have; a lineage that names a base with another fingerprint.
+    Refused: no configuration or weights; another kind than LoRA; one that changes the base's own weights
+    otherwise than `needs_own_base` says; a target or shape that the base does not have; a lineage that names
+    a base with another fingerprint.
     """
     config = read_adapter_config(adapter)
     weights = adapter_weights(adapter)
@@ -55,11 +73,14 @@ def _check_kind(adapter: Path, config: dict[str, Any]) -> None:
             f"{adapter}: peft_type is {kind!r}; only LORA (DoRA and rsLoRA included) can share its base"
         )
     initial = str(config.get("init_lora_weights", True)).lower()
-    if changes_the_base(initial):
+    if changes_the_base(initial) and initial not in _REPEATABLE:
+        why = next(
+            (text for name, text in _LOST.items() if initial.startswith(name)), "it cannot be repeated"
+        )
         raise ModelError(
-            f"{adapter}: init_lora_weights is '{initial}', which changes the base's own weights, so the base "
-            "cannot be measured beside it; save it again as an ordinary LoRA with "
-            "save_pretrained(path_initial_model_for_weight_conversion=...), or merge it and give it as --arm"
+            f"{adapter}: init_lora_weights is '{initial}', which changes the base's own weights: {why}; save "
+            "it again as an ordinary LoRA with save_pretrained(path_initial_model_for_weight_conversion=...) "
+            "or merge it and give it as --arm"
         )
     if config.get("alora_invocation_tokens"):
         raise ModelError(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_data
-from lora_eval.models.adapters import check_adapter
+from lora_eval.models.adapters import check_adapter, needs_own_base
 from lora_eval.models.compressed import compressed_note, dequantizing_config
 from lora_eval.models.dense import dequantize_nf4, fits_dense
-from lora_eval.models.locate import read_config, resolve_model
+from lora_eval.models.locate import read_adapter_config, read_config, resolve_model
 from lora_eval.models.quiet import no_bars, without_gptqmodel
 
 if TYPE_CHECKING:
@@ -175,27 +175,73 @@ def open_resident(
     `identity_control` adds an adapter that does nothing (B = 0) as the arm `IDENTITY`.
 
     Raises:
-        ModelError: the base or an adapter cannot be used (see `check_adapter`).
+        ModelError: the base or an adapter cannot be used (see `check_adapter`), or an adapter changes the
+            base's own weights and so cannot share them (`open_adapter`).
     """
     adapters = dict(adapters or {})
     for adapter in adapters.values():
         check_adapter(adapter, base)
+        if needs_own_base(adapter):
+            raise ModelError(
+                f"{adapter}: changes the base's own weights, so it cannot share them with other arms; "
+                "`lora-eval compare` measures it on a copy of its own"
+            )
+    arms: dict[str, str | None] = {base_name: None}
+    # Not the arm's name: PEFT's names may hold no dot.
+    arms |= {name: f"arm{number}" for number, name in enumerate(adapters)}
+    if identity_control:
+        arms[IDENTITY] = "identity"
+    named = {str(arms[name]): folder for name, folder in adapters.items()}
+    return _open(base, arms, named, dtype=dtype, quantization=quantization, device=device)
+
+
+def open_adapter(
+    base: Path,
+    adapter: Path,
+    *,
+    name: str,
+    dtype: str = "auto",
+    quantization: dict[str, Any] | None = None,
+    device: str = "auto",
+) -> Resident:
+    """Return a copy of the base with an adapter that changes its weights (`needs_own_base`), as the only arm.
+
+    Raises:
+        ModelError: the base or the adapter cannot be used (see `check_adapter`).
+    """
+    check_adapter(adapter, base)
+    initial = read_adapter_config(adapter).get("init_lora_weights")
+    note = (
+        f"init_lora_weights '{initial}' changes the base's own weights: measured on a copy of its own, "
+        "loaded apart from the base arm's"
+    )
+    return _open(
+        base, {name: "arm0"}, {"arm0": adapter}, dtype=dtype, quantization=quantization, device=device,
+        notes=(note,),
+    )  # fmt: skip
+
+
+def _open(
+    base: Path,
+    arms: Mapping[str, str | None],
+    adapters: Mapping[str, Path],
+    *,
+    dtype: str,
+    quantization: dict[str, Any] | None,
+    device: str,
+    notes: tuple[str, ...] = (),
+) -> Resident:
+    """Load the base and attach `adapters` under PEFT's names, and the identity where an arm has it."""
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype, quantization=quantization, device=device)
-    notes: tuple[str, ...] = (
-        (f"base quantized with bitsandbytes: {_shown(quantization)}",) if quantization else ()
-    )
-    arms: dict[str, str | None] = {base_name: None}
+    if quantization:
+        notes += (f"base quantized with bitsandbytes: {_shown(quantization)}",)
     # PEFT asks gptqmodel whether a layer is one of its own; for other bases that import is 2 s for nothing.
     is_gptq = getattr(model.config, "quantization_config", None) and not quantization
     with contextlib.nullcontext() if is_gptq else without_gptqmodel():
-        peft = _attach_identity(model) if identity_control else None
-        for number, (name, folder) in enumerate(adapters.items()):
-            # Not the arm's name: PEFT's names may hold no dot.
-            arms[name] = f"arm{number}"
-            peft = _attach(peft or model, folder, f"arm{number}")
-    if identity_control:
-        arms[IDENTITY] = "identity"
+        peft = _attach_identity(model) if IDENTITY in arms else None
+        for name, folder in adapters.items():
+            peft = _attach(peft or model, folder, name)
     if peft is not None:
         peft.eval()
         keep_quantized_weights(peft)
