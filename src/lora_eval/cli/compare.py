@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_eval.cli.compare_options import (
+    check_asked,
     check_gate,
     check_out,
     open_store,
@@ -17,13 +18,15 @@ from lora_eval.cli.compare_options import (
     parse_margin,
     parse_pairs,
     read_gate,
+    read_suite,
     training_runs,
 )
 from lora_eval.errors import InputError
 
 if TYPE_CHECKING:
     from lora_eval.engines.parallel import Processes
-    from lora_eval.records import Comparison
+    from lora_eval.evaluate import Evaluated
+    from lora_eval.records import Comparison, Gate
 
 
 @click.command()
@@ -90,6 +93,10 @@ if TYPE_CHECKING:
     "--gate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Rules that decide the exit status; see `lora-eval gate`.",
 )  # fmt: skip
+@click.option(
+    "--sequential", is_flag=True,
+    help="Items in random order, look by look; a task stops as soon as it is decided.",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="End with status 4 where the gate is inconclusive.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("comparison"), help="Folder; default: comparison."
@@ -130,6 +137,7 @@ def command(
       lora-eval compare --base ./base --adapter a=./seed1 --adapter a=./seed2 --suite pocket
       lora-eval compare --base ./base --adapter ./adapter --arm shipped=merged:./merged --suite pocket
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --gate gate.yaml --strict
+      lora-eval compare --base ./base --adapter ./adapter --suite open-llm --gate gate.yaml --sequential
     """
     from lora_eval.cli.gate import exit_status
     from lora_eval.cli.progress import progress_bar
@@ -158,22 +166,15 @@ def _compare(
     processes: Processes,
 ) -> Comparison | None:
     """Return the comparison that was written; None in processes other than the first."""
-    from lora_eval.compare import compare_loaded, load_runs, write_comparison
-    from lora_eval.evaluate import evaluate_arms, open_suite
+    from lora_eval.cli.compare_sequential import check_sequential, decider
+    from lora_eval.evaluate import evaluate_arms
     from lora_eval.registry import find_plugin
-    from lora_eval.stats.gate import gated
 
     processes.first("checking --out", lambda: check_out(out))
     gate = read_gate(options["gate"], strict=options["strict"])
     batch_tokens = parse_batch_tokens(options["batch_tokens"])
     margins = dict(parse_margin(text) for text in options["margins"])
-    tasks = tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
-    if not tasks and not options["suites"]:
-        raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
-    if options["include_path"] and not tasks:
-        raise InputError(
-            "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
-        )
+    check_asked(options)
     find_plugin("engine", options["engine"])
     engine_options = dict(parse_engine_option(text) for text in options["engine_options"])
     arms = parse_arms(base, adapters, others, options)
@@ -184,20 +185,22 @@ def _compare(
         raise InputError(
             f"--method {options['method']}: {next(iter(members))} has several training runs, which need auto"
         )
+    if options["sequential"]:
+        check_sequential(arms, options)
     progress("loading the tasks", 0, 1)
-    suite = open_suite(
-        options["suites"],
-        tasks=tasks,
-        include_path=options["include_path"],
-        limit=options["limit"],
-        num_fewshot=options["num_fewshot"],
-        seed=options["seed"],
-        fixed_fewshot=options["fixed_fewshot"],
-    )
+    suite = read_suite(options)
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
     if gate is not None:
         check_gate(gate, options["gate"], arms, suite)
+    settings = {
+        "suite": suite.record,
+        "groups": suite.groups,
+        "margins": margins,
+        "more_pairs": more_pairs,
+        "training_runs": members,
+        "method": options["method"],
+    }
     with open_store(options["store"], spoken=processes.is_first) as store:
         found = evaluate_arms(
             arms,
@@ -209,28 +212,35 @@ def _compare(
             engine_options=engine_options,
             store=store,
             check_reference=options["check_reference"],
+            decide=decider(settings, gate, options["gate"]) if options["sequential"] else None,
             processes=processes,
         )
     if not processes.is_first:
         return None
+    return _conclude(found, settings, gate, suite.name, out, options["gate"])
+
+
+def _conclude(
+    found: Evaluated, settings: dict[str, Any], gate: Gate | None, suite: str, out: Path, source: Path | None
+) -> Comparison:
+    """Return the comparison of the runs that are there, after it was written."""
+    from lora_eval.compare import compare_loaded, load_runs, write_comparison
+    from lora_eval.stats.gate import gated
+
     runs = load_runs(found.runs)
+    arms = dict.fromkeys(name.partition("#")[0] for name in list(runs)[1:])
     comparison = compare_loaded(
         runs,
-        suite=suite.record,
-        groups=suite.groups,
-        margins=margins,
-        more_pairs=more_pairs,
-        training_runs=members,
-        method=options["method"],
+        **settings,
         controls=found.controls,
         timing=found.timing,
         notes=found.notes,
-        title=f"{', '.join(dict.fromkeys(name.partition('#')[0] for name in list(runs)[1:]))} "
-        f"against {next(iter(runs))} on {suite.name}",
+        sequential=found.sequential,
+        title=f"{', '.join(arms)} against {next(iter(runs))} on {suite}",
     )
     try:
         if gate is not None:
-            comparison = gated(comparison, gate, str(options["gate"]))
+            comparison = gated(comparison, gate, str(source))
     finally:  # where the gate's file is at fault, what was scored is kept
         write_comparison(comparison, runs, out)
     return comparison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,35 @@ def open_store(place: str | None, *, spoken: bool = True) -> Iterator[ResultStor
         return
     with store:
         yield store
+
+
+def check_asked(options: Mapping[str, Any]) -> None:
+    """Raise InputError where nothing is asked, or task files without tasks."""
+    if not _task_names(options) and not options["suites"]:
+        raise InputError("nothing to run: give --suite NAME (see `lora-eval suite list`) or --tasks A,B")
+    if options["include_path"] and not _task_names(options):
+        raise InputError(
+            "--include-path is for --tasks: name the tasks, or give the folder's suite to --suite"
+        )
+
+
+def read_suite(options: Mapping[str, Any]) -> AnySuite:
+    """Return what is asked, loaded."""
+    from lora_eval.evaluate import open_suite
+
+    return open_suite(
+        options["suites"],
+        tasks=_task_names(options),
+        include_path=options["include_path"],
+        limit=options["limit"],
+        num_fewshot=options["num_fewshot"],
+        seed=options["seed"],
+        fixed_fewshot=options["fixed_fewshot"],
+    )
+
+
+def _task_names(options: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (options["tasks"] or "").split(",") if name.strip())
 
 
 def parse_arms(
