@@ -55,7 +55,7 @@ def test_it_writes_comparison_reports_and_runs(compared: tuple[Path, str]) -> No
     assert Comparison.model_validate_json(printed) == comparison
     assert [(arm.name, arm.kind) for arm in comparison.arms] == [("base", "base"), ("adapter", "adapter")]
     assert comparison.title == "adapter against base on tasks"
-    assert comparison.controls["identity"] == {"items": 24, "differences": 0, "passed": True}
+    assert comparison.controls["identity"] == {"tasks": 2, "items": 16, "differences": 0, "passed": True}
     main = {task.task: task for task in comparison.tasks if task.primary}
     assert main["t_last"].n == main["t_generate"].n == 14
     assert main["t_generate"].pairs[0].margin == 0.1

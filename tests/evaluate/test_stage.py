@@ -70,7 +70,7 @@ def test_all_arms_answer_the_same_items(
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
     items = len({(r.task, r.item_id) for r in base if r.task == "t_last"})
     assert items == 14
-    assert found.controls["identity"] == {"items": 24, "differences": 0, "passed": True}
+    assert found.controls["identity"] == {"tasks": 2, "items": 16, "differences": 0, "passed": True}
     assert found.controls["determinism"]["passed"]
     assert found.timing["wall_seconds"] >= found.timing["control_seconds"] > 0
 

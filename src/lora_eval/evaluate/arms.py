@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_eval.errors import InputError
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.models import NF4, check_adapter, read_lineage, resolve_model
+from lora_eval.models import NF4, check_adapter, needs_own_base, read_lineage, resolve_model
 from lora_eval.models.lineage import trained_quantization
 from lora_eval.records import Lineage, Variant, VariantKind
 
@@ -39,6 +39,16 @@ class Arms:
     dtype: str = "auto"
     quantize: str = "auto"
     add_original: bool = False
+
+    @property
+    def shared(self) -> dict[str, Path]:
+        """The adapters that share one copy of the base."""
+        return {name: path for name, path in self.adapters.items() if not needs_own_base(path)}
+
+    @property
+    def apart(self) -> dict[str, Path]:
+        """The adapters that change the base's own weights: each needs a copy of its own."""
+        return {name: path for name, path in self.adapters.items() if needs_own_base(path)}
 
     def check(self) -> None:
         """Raise InputError for a name given twice, and ModelError for what cannot be opened."""
@@ -93,23 +103,36 @@ def choose_dtype(arms: Arms) -> str:
 
 
 def shared_variants(arms: Arms) -> dict[str, Variant]:
-    """Return base and adapters as variants, by the name of their arm."""
+    """Return base and adapters that share it as variants, by the name of their arm."""
     base = fingerprint_folder(arms.base)
     variants = {
         arms.base_name: Variant(
             kind="base", path=str(arms.base), revision=arms.base_revision, fingerprint=base
         )
     }
-    for name, path in arms.adapters.items():
-        variants[name] = Variant(
-            kind="adapter",
-            path=str(path),
-            revision=arms.revisions.get(name),
-            fingerprint=fingerprint_folder(path),
-            parent=base,
-            made_by=_made_by(read_lineage(path)),
-        )
-    return variants
+    return variants | {name: adapter_variant(arms, name, base) for name in arms.shared}
+
+
+def adapter_variant(arms: Arms, name: str, base: str | None) -> Variant:
+    """Return an adapter as a variant; `base` is the fingerprint of its base."""
+    path = arms.adapters[name]
+    return Variant(
+        kind="adapter",
+        path=str(path),
+        revision=arms.revisions.get(name),
+        fingerprint=fingerprint_folder(path),
+        parent=base,
+        made_by=_made_by(read_lineage(path)),
+    )
+
+
+def apart_notes(arms: Arms) -> tuple[str, ...]:
+    """Say which adapters were measured on a copy of the base of their own, and why."""
+    return tuple(
+        f"arm {name}: its initialisation changes the base's own weights, and switching it off would not give "
+        f"{arms.base_name} back; so each was loaded separately, one after the other"
+        for name in arms.apart
+    )
 
 
 def folder_variant(arm: FolderArm) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from lora_eval.errors import ControlFailed
@@ -35,13 +36,15 @@ def check_controls(
     if identity:
         checks["identity"] = answers(IDENTITY, "control, zero adapter")
     for name, rows in checks.items():
-        found = [_difference(a, b) for a, b in zip(first, rows, strict=True) if a != b]
-        if found:
+        pairs = [(a, b) for a, b in zip(first, rows, strict=True) if a != b]
+        if pairs:
+            count = _items(a for a, _ in pairs)
             raise ControlFailed(
-                f"control '{name}': the base {_HOW[name]} differs from itself on {len(found)} of "
-                f"{len(rows)} items, first {found[0]}; differences between arms would not be the adapter's"
+                f"control '{name}': the base {_HOW[name]} differs from itself on {count} of {_items(rows)} "
+                f"items, first {_difference(*pairs[0])}; differences between arms would not be the adapter's"
             )
-    passed = {"items": len(first), "differences": 0, "passed": True}
+    tasks = len({row.task for row in first})
+    passed = {"tasks": tasks, "items": _items(first), "differences": 0, "passed": True}
     return {name: dict(passed) for name in sorted(checks, reverse=True)} | {
         "seconds": round(time.perf_counter() - started, 3)
     }
@@ -51,7 +54,15 @@ def _labelled(progress: Progress, what: str) -> Progress:
     return lambda _, done, total: progress(what, done, total)
 
 
+def _items(rows: Iterable[SampleRow]) -> int:
+    """How many items the rows are of: an item has a row for each filter."""
+    return len({(row.task, row.item_id) for row in rows})
+
+
 def _difference(a: SampleRow, b: SampleRow) -> str:
+    place = f"task {a.task}, item {a.item_id}"
     if a.log_likelihoods != b.log_likelihoods:
-        return f"task {a.task}, item {a.item_id}: log-likelihoods {a.log_likelihoods} and {b.log_likelihoods}"
-    return f"task {a.task}, item {a.item_id}: answers {a.output!r} and {b.output!r}"
+        return f"{place}: log-likelihoods {a.log_likelihoods} and {b.log_likelihoods}"
+    if a.output != b.output:
+        return f"{place}: answers {a.output!r} and {b.output!r}"
+    return f"{place}: figures {a.metrics} and {b.metrics}"

@@ -13,7 +13,14 @@ from lora_eval.engines.store import ResultStore
 from lora_eval.engines.stored import StorableEngine, StoredEngine
 from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import Arms, FolderArm, choose_dtype
-from lora_eval.models import IDENTITY, Resident, open_folder, open_resident, package_versions
+from lora_eval.models import (
+    IDENTITY,
+    Resident,
+    open_adapter,
+    open_folder,
+    open_resident,
+    package_versions,
+)
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Variant
 from lora_eval.registry import get
@@ -56,15 +63,28 @@ class Scorers:
     _drafts: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
     def shared(self, arms: Arms, quantization: dict[str, Any] | None) -> Scorer:
-        """Return the engine of base and adapters, with the identity control where there are adapters."""
-        dtype, adapters = choose_dtype(arms), dict(arms.adapters)
+        """Return the engine of the base and the adapters that share it, with the identity control (of an
+        engine that opens paths: where there are adapters).
+        """
+        dtype, adapters = choose_dtype(arms), arms.shared
         factory = get("engine", self.name)
+        if opens_paths(factory) and arms.apart:
+            raise InputError(
+                f"--adapter {next(iter(arms.apart.values()))}: changes its base, which --engine "
+                f"{self.name} cannot do; use the transformers engine, or merge it and give it as --arm"
+            )
         if opens_paths(factory):
             return self._of_paths(factory, arms.base, adapters, base_name=arms.base_name, dtype=dtype,
                                   quantization=quantization, identity_control=bool(adapters))  # fmt: skip
         resident = open_resident(arms.base, adapters, base_name=arms.base_name, dtype=dtype,
                                  quantization=quantization, identity_control=True)  # fmt: skip
         return self._of_resident(factory, resident)
+
+    def apart(self, arms: Arms, name: str, quantization: dict[str, Any] | None) -> Scorer:
+        """Return the engine of an adapter on a copy of the base of its own, with one arm."""
+        resident = open_adapter(arms.base, arms.adapters[name], name=name, dtype=choose_dtype(arms),
+                                quantization=quantization)  # fmt: skip
+        return self._of_resident(get("engine", self.name), resident)
 
     def folder(self, arm: FolderArm, dtype: str) -> Scorer:
         """Return the engine of a merged or quantized folder, with one arm."""

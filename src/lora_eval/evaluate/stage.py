@@ -1,7 +1,8 @@
 """The arms of a comparison, one after the other: each scored on the same items and stored as a run.
 
 Base and adapters answer from one resident copy of the base's weights, quantized as in training; merged and
-GPTQ folders are opened on their own afterwards. Before any figure counts, the base is scored twice and once
+GPTQ folders, and adapters that change the base's own weights (PiSSA, OLoRA), are opened on their own
+afterwards. Before any figure counts, the base is scored twice and once
 through an adapter that does nothing, and every number must be equal.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from lora_eval.engines.store import ResultStore
 from lora_eval.errors import InputError
 from lora_eval.evaluate.arms import (
     Arms,
+    adapter_variant,
+    apart_notes,
     choose_quantization,
     folder_variant,
     original_arm,
@@ -41,6 +44,9 @@ from lora_eval.suites.catalog import load_suite, suite_of_tasks
 from lora_eval.suites.combined import CombinedSuite
 from lora_eval.suites.lm_eval import LmEvalSuite
 from lora_eval.suites.reference import covered
+
+# A model that is opened on its own: name, its variant, its engine, and how its base is quantized.
+_Opening = tuple[str, Callable[[], Variant], Callable[[], Scorer], dict[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +118,10 @@ def evaluate_arms(
         ControlFailed: base against itself is not exactly zero; nothing of this call is stored.
     """
     arms.check()
-    if decide is not None and not arms.adapters:
+    if decide is not None and not arms.shared:
         raise InputError(
-            "a sequential comparison is decided on adapters, which answer beside their base; "
-            "folders are scored on the same items afterwards: give --adapter"
+            "a sequential comparison is decided on adapters, which answer beside their base; folders, and "
+            "adapters that change their base, are scored on the same items afterwards: give --adapter"
         )
     started = time.perf_counter()
     quantization, notes = choose_quantization(arms)
@@ -134,18 +140,28 @@ def evaluate_arms(
         asked.answer(scorer, variants, quantization)
         del scorer
     gc.collect()  # the next arm needs the memory
-    for other in [*original_arm(arms, quantization), *arms.others]:
-        progress(f"opening {other.name}", 0, 1)
-        variant = processes.first(f"{other.name}: fingerprint", partial(folder_variant, other))
-        with contextlib.closing(scorers.folder(other, arms.dtype)) as scorer:
-            asked.answer(scorer, {other.name: variant}, None)
+    parent = variants[arms.base_name].fingerprint
+    apart: list[_Opening] = [
+        (name, partial(adapter_variant, arms, name, parent),
+         partial(scorers.apart, arms, name, quantization), quantization)
+        for name in arms.apart
+    ]  # fmt: skip
+    folders: list[_Opening] = [
+        (other.name, partial(folder_variant, other), partial(scorers.folder, other, arms.dtype), None)
+        for other in [*original_arm(arms, quantization), *arms.others]
+    ]
+    for name, variant_of, open_scorer, numbers in [*apart, *folders]:
+        progress(f"opening {name}", 0, 1)
+        variant = processes.first(f"{name}: fingerprint", variant_of)
+        with contextlib.closing(open_scorer()) as scorer:
+            asked.answer(scorer, {name: variant}, numbers)
             del scorer
         gc.collect()
     if asked.references:
         controls["reference"] = asked.references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
-    said = (*notes, *scorers.notes, *(store.notes if store else ()))
+    said = (*notes, *apart_notes(arms), *scorers.notes, *(store.notes if store else ()))
     if course is None or course.record is None:
         return Evaluated(asked.runs, controls, timing, said)
     return Evaluated(asked.runs, controls, timing, (*said, *stopped_notes(course.record)), course.record)
