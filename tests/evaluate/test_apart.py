@@ -1,4 +1,4 @@
-"""Adapters that change the base's own weights are measured on a copy of their own; the base stays the base."""
+"""Adapters that change the base's own weights are measured on a copy of their own: the base stays itself."""
 
 from __future__ import annotations
 
