@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Return `templates/report/<name>` filled in; `.html.jinja` escapes every value."""
+    """Return `templates/report/<name>` (or `cards/<name>`) filled in; `.html.jinja` escapes every value."""
     return _environment().get_template(name).render(**values)
 
 
@@ -27,7 +27,7 @@ def _environment() -> SandboxedEnvironment:
     from lora_eval.reports import numbers, words
 
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(resource_folder("templates") / "report"),
+        loader=FileSystemLoader([resource_folder("templates") / folder for folder in ("report", "cards")]),
         autoescape=lambda name: name is not None and ".html" in name,
         undefined=StrictUndefined,
         trim_blocks=True,
