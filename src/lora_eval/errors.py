@@ -64,6 +64,10 @@ class OutputError(InputError):
     """The output folder is not empty or cannot be written, or the disk is full."""
 
 
+class HubError(InputError):
+    """The Hub cannot be reached, or refuses what was asked; the message never holds a token."""
+
+
 class PluginError(InputError):
     """A plugin is unknown, defined twice, or cannot be loaded."""
 
