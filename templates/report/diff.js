@@ -3,7 +3,8 @@
 // [text, true where only this text has it]; null where the texts are too long to compare.
 const wordDiff = (() => {
   const CELLS = 4e6;
-  const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  // A word or a sign, with the space after it: spaces alone would count as words in common.
+  const words = (text) => text.match(/[\p{L}\p{N}_]+\s*|[^\s\p{L}\p{N}_]\s*|\s+/gu) || [];
   const join = (list, own) => {
     const parts = [];
     list.forEach((word, i) => {
@@ -27,9 +28,9 @@ const wordDiff = (() => {
     return size;
   };
   return (one, other) => {
-    const a = words(one);
-    const b = words(other);
-    if (a.length * b.length > CELLS) return null;
+    const [wordsA, wordsB] = [words(one), words(other)];
+    if (wordsA.length * wordsB.length > CELLS) return null;
+    const [a, b] = [wordsA, wordsB].map((list) => list.map((word) => word.trim()));
     const size = table(a, b);
     const width = b.length + 1;
     const ownA = a.map(() => true);
@@ -43,6 +44,6 @@ const wordDiff = (() => {
       } else if (size[(i + 1) * width + j] >= size[i * width + j + 1]) i += 1;
       else j += 1;
     }
-    return [join(a, ownA), join(b, ownB)];
+    return [join(wordsA, ownA), join(wordsB, ownB)];
   };
 })();

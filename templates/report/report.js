@@ -212,10 +212,12 @@
     option(get("task"), "", apart ? "all but perplexities" : "all tasks");
     data.tasks.forEach((task, i) => option(get("task"), i, task.name));
     let waiting = 0;
-    get("filters").addEventListener("input", () => {
+    const later = () => {
       clearTimeout(waiting);
       waiting = setTimeout(update, 80);
-    });
+    };
+    get("filters").addEventListener("input", later);
+    get("filters").addEventListener("change", later);
     get("filters").addEventListener("submit", (event) => event.preventDefault());
     get("more").addEventListener("click", () => {
       const place = state.shown;

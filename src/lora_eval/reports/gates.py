@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_eval.records import Comparison, GateCheck, GateResult
-from lora_eval.reports.numbers import DASH, fixed, plain, supported_decimals
+from lora_eval.reports.numbers import DASH, MINUS, fixed, plain, supported_decimals
 
 # Verdict of a gate -> the mark that all tables use for it.
 MARKS = {"PASS": "not_worse", "FAIL": "worse", "INCONCLUSIVE": "inconclusive"}
@@ -13,13 +13,13 @@ MARKS = {"PASS": "not_worse", "FAIL": "worse", "INCONCLUSIVE": "inconclusive"}
 
 @dataclass(frozen=True, slots=True)
 class CheckLine:
-    """One rule on one task and pair of arms, in words."""
+    """One rule on one task and pair of arms, in words; `found` is the gain or ratio that was measured."""
 
     rule: str
     task: str
+    metric: str
     pair: str
     found: str
-    bounds: str
     n: int
     verdict: str
     mark: str
@@ -47,23 +47,39 @@ def gate_sentence(gate: GateResult) -> str:
 
 
 def _line(check: GateCheck) -> CheckLine:
-    metric = check.metric if check.filter == "none" else f"{check.metric}, {check.filter}"
-    signed = check.measure == "gain"
+    own = f"the {check.measure} "  # how the record states its bounds: said here with their digits
+    bounds = _bounds(check)
+    others = [reason for reason in check.reasons if not bounds or not reason.startswith(own)]
+    more = [f"about {check.n_needed:,} items would decide"] if check.n_needed else []
     decimals = supported_decimals(check.low, check.high)
-    values = [
-        DASH if value is None else plain(value) if decimals is None else fixed(value, decimals, signed=signed)
-        for value in (check.estimate, check.low, check.high)
-    ]
-    known = check.low is not None or check.high is not None
-    more = f"about {check.n_needed:,} items would decide" if check.n_needed else ""
+    found = DASH if check.estimate is None else plain(check.estimate)
+    if check.estimate is not None and decimals is not None:
+        found = fixed(check.estimate, decimals, signed=check.measure == "gain")
     return CheckLine(
         rule=f"{check.condition} {check.limit:g}",
-        task=f"{check.task} ({metric})",
+        task=check.task,
+        metric=check.metric if check.filter == "none" else f"{check.metric}, {check.filter}",
         pair=f"{check.b} against {check.a}",
-        found=values[0],
-        bounds=f"above {values[1]}, below {values[2]}" if known else DASH,
+        found=found,
         n=check.n,
         verdict=check.verdict,
         mark=MARKS[check.verdict],
-        reason="; ".join([*check.reasons, *([more] if more else [])]),
+        reason="; ".join([*([bounds] if bounds else []), *others, *more]),
     )
+
+
+def _bounds(check: GateCheck) -> str:
+    """Where the true value lies, against the threshold; empty where nothing bounds it on both sides."""
+    decimals = supported_decimals(check.low, check.high)
+    if check.low is None or check.high is None or decimals is None:
+        return ""
+    signed = check.measure == "gain"
+    low, high = (
+        fixed(end, decimals, signed=signed, apart=check.threshold) for end in (check.low, check.high)
+    )
+    threshold = f"{check.threshold:{'+' if signed else ''}g}".replace("-", MINUS)
+    if check.low > check.threshold:
+        return f"{check.measure} at least {low}, above {threshold}"
+    if check.high < check.threshold:
+        return f"{check.measure} at most {high}, below {threshold}"
+    return f"{check.measure} between {low} and {high}, so {threshold} is not decided"

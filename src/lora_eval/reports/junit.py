@@ -10,17 +10,22 @@ import re
 from datetime import datetime
 from xml.etree import ElementTree
 
-from lora_eval.records import GateResult
-from lora_eval.reports.gate import GateRow, gate_rows, gate_sentence
+from lora_eval.records import Comparison, GateCheck
+from lora_eval.reports.gate_terminal import verdict_line
+from lora_eval.reports.gates import CheckLine, gate_lines
 
 # What XML 1.0 cannot hold, not even escaped (https://www.w3.org/TR/xml/#charsets).
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render_junit(result: GateResult, *, when: datetime, strict: bool = False) -> str:
-    """Return the XML text; an undecided check is skipped, with its reason, and a failure where `strict`."""
-    rows = gate_rows(result)
-    kinds = [_kind(row, strict=strict) for row in rows]
+def render_junit(comparison: Comparison, *, when: datetime, strict: bool = False) -> str:
+    """Return the XML text of the record's gate; without one it holds no case.
+
+    An undecided check is skipped, with its reason, and a failure where `strict`.
+    """
+    gate = comparison.gate
+    checks = gate.checks if gate else ()
+    kinds = [_kind(check, strict=strict) for check in checks]
     root = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(
         root,
@@ -30,45 +35,45 @@ def render_junit(result: GateResult, *, when: datetime, strict: bool = False) ->
         id="0",
         timestamp=when.strftime("%Y-%m-%dT%H:%M:%S"),
         hostname="localhost",
-        tests=str(len(rows)),
+        tests=str(len(checks)),
         failures=str(kinds.count("failure")),
         errors="0",
         skipped=str(kinds.count("skipped")),
         time="0",
     )
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in (("verdict", result.verdict), ("level", f"{result.level:g}"), ("gate", result.source)):
-        ElementTree.SubElement(properties, "property", name=name, value=_clean(value or ""))
-    for row, kind in zip(rows, kinds, strict=True):
-        _add_case(suite, row, kind)
-    ElementTree.SubElement(suite, "system-out").text = _clean(
-        "\n".join((gate_sentence(result), *result.notes))
-    )
+    if gate:
+        for name, value in (("verdict", gate.verdict), ("level", f"{gate.level:g}"), ("gate", gate.source)):
+            ElementTree.SubElement(properties, "property", name=name, value=_clean(value or ""))
+    for check, line, kind in zip(checks, gate_lines(comparison), kinds, strict=True):
+        _add_case(suite, check, line, kind)
+    said = (verdict_line(comparison), *(gate.notes if gate else ()))
+    ElementTree.SubElement(suite, "system-out").text = _clean("\n".join(said))
     ElementTree.SubElement(suite, "system-err")
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
-def _kind(row: GateRow, *, strict: bool) -> str:
-    if row.verdict == "PASS":
+def _kind(check: GateCheck, *, strict: bool) -> str:
+    if check.verdict == "PASS":
         return "passed"
-    return "failure" if row.verdict == "FAIL" or strict else "skipped"
+    return "failure" if check.verdict == "FAIL" or strict else "skipped"
 
 
-def _add_case(suite: ElementTree.Element, row: GateRow, kind: str) -> None:
+def _add_case(suite: ElementTree.Element, check: GateCheck, line: CheckLine, kind: str) -> None:
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        name=_clean(f"{row.rule} {row.asked}: {row.task}"),
-        classname=_clean(f"gate.{row.arm}"),
+        name=_clean(f"rules[{check.rule}] {line.rule}: {line.task} {line.metric}"),
+        classname=_clean(f"gate.{check.b}"),
         time="0",
     )
     if kind == "passed":
         return
-    told = ElementTree.SubElement(case, kind, message=_clean("; ".join(row.reasons)))
+    told = ElementTree.SubElement(case, kind, message=_clean(line.reason))
     if kind == "failure":
-        told.set("type", row.verdict.lower())
-    told.text = _clean(f"asked: {row.asked}; seen: {row.seen}; bounds: {row.bounds}")
+        told.set("type", check.verdict.lower())
+    told.text = _clean(f"{line.pair}, {line.n} items: found {line.found}; {line.reason}")
 
 
 def _clean(text: str) -> str:

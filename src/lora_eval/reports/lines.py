@@ -56,7 +56,7 @@ def loss_chart(log: TrainingLog) -> Chart | None:
     if len(train) < 2:
         return None
     x = make_axis([step for step, _ in (*train, *held)], smallest=1.0)
-    x = Axis(0.0, max(x.high, 1.0), x.step)
+    x = Axis(0.0, float(max(step for step, _ in (*train, *held))), x.step)
     y = make_axis([loss for _, loss in (*train, *held)], parts=4)
     y = Axis(max(0.0, y.low), y.high, y.step)
     series = [_loss_line(train, x, y, "arm1", "circle", "training")]

@@ -49,13 +49,14 @@ def supported_decimals(low: float | None, high: float | None) -> int | None:
     return min(_MOST, max(0, -exponent + (1 if leading < 3.55 else 0)))
 
 
-def fixed(value: float, decimals: int, *, signed: bool = False, keep_sign: bool = False) -> str:
+def fixed(value: float, decimals: int, *, signed: bool = False, apart: float | None = None) -> str:
     """`value` with that many decimals and a true minus sign; what rounds to 0 has no sign.
 
-    With `keep_sign` a value that is not 0 gets as many decimals more as it takes not to look like 0.
+    It gets as many decimals more as it takes to stay on its own side of `apart` (no difference, a threshold).
     """
-    while keep_sign and value and decimals < _MOST and float(f"{value:.{decimals}f}") == 0:
-        decimals += 1
+    if apart is not None:
+        while decimals < _MOST and _side(float(f"{value:.{decimals}f}"), apart) != _side(value, apart):
+            decimals += 1
     text = f"{value:{'+' if signed else ''},.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         return text.lstrip("+-")
@@ -87,7 +88,7 @@ def size_text(task: TaskComparison, pair: Pair, value: float | None) -> str:
     """An unsigned size in the unit of the pair's difference, such as the smallest detectable one."""
     if value is None:
         return DASH
-    return fixed(_factor(task) * value, _decimals(task, pair), keep_sign=True)
+    return fixed(_factor(task) * value, _decimals(task, pair), apart=0.0)
 
 
 def interval_text(task: TaskComparison, pair: Pair) -> str:
@@ -95,7 +96,7 @@ def interval_text(task: TaskComparison, pair: Pair) -> str:
     if pair.ci_low is None or pair.ci_high is None:
         return DASH
     factor, decimals = _factor(task), _decimals(task, pair)
-    ends = (fixed(factor * end, decimals, signed=True, keep_sign=True) for end in (pair.ci_low, pair.ci_high))
+    ends = (fixed(factor * end, decimals, signed=True, apart=0.0) for end in (pair.ci_low, pair.ci_high))
     return " to ".join(ends)
 
 
@@ -117,7 +118,8 @@ def ratio_interval_text(pair: Pair) -> str:
     """The interval of a ratio: `1.021 to 1.066`, or a dash. An end that is not 1 is not printed as 1."""
     if pair.ratio_low is None or pair.ratio_high is None:
         return DASH
-    return " to ".join(_beside_one(end, _ratio_decimals(pair)) for end in (pair.ratio_low, pair.ratio_high))
+    ends = (pair.ratio_low, pair.ratio_high)
+    return " to ".join(fixed(end, _ratio_decimals(pair), apart=1.0) for end in ends)
 
 
 def points_text(low: float | None, value: float | None, high: float | None) -> tuple[str, str]:
@@ -126,7 +128,7 @@ def points_text(low: float | None, value: float | None, high: float | None) -> t
     decimals = supported_decimals(*ends)
     places = 1 if decimals is None else decimals
     middle = DASH if value is None else fixed(100 * value, places, signed=True)
-    known = [fixed(end, places, signed=True, keep_sign=True) for end in ends if end is not None]
+    known = [fixed(end, places, signed=True, apart=0.0) for end in ends if end is not None]
     return middle, " to ".join(known) if len(known) == 2 else DASH
 
 
@@ -196,7 +198,5 @@ def _ratio_decimals(pair: Pair) -> int:
     return 4 if own is None else own
 
 
-def _beside_one(value: float, decimals: int) -> str:
-    while value != 1 and decimals < _MOST and float(f"{value:.{decimals}f}") == 1:
-        decimals += 1
-    return fixed(value, decimals)
+def _side(value: float, place: float) -> int:
+    return (value > place) - (value < place)

@@ -100,9 +100,13 @@ def _settings(comparison: Comparison, runs: Mapping[str, LoadedRun]) -> Iterator
         yield title, _one_or_each(values)
     for name, value in comparison.timing.items():
         if name != "arms":
-            unit = name.endswith("_seconds")
-            label = name.removesuffix("_seconds").replace("_", " ") if unit else name.replace("_", " ")
-            yield f"time: {label}" if unit else label, seconds_text(value) if unit else _text(value)
+            label = name.removesuffix("_seconds").replace("_", " ")
+            if name.endswith("_seconds"):
+                yield f"time, {'all' if label == 'wall' else label}", seconds_text(value)
+            elif name.endswith("_gib"):
+                yield label.removesuffix(" gib"), f"{value:.1f} GiB"
+            else:
+                yield label, _text(value)
     yield "packages", _pairs(comparison.packages)
 
 
@@ -166,7 +170,11 @@ def _one_or_each(values: Mapping[str, str]) -> str:
 
 
 def _pairs(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in (values or {}).items())
+    found = []
+    for name, value in (values or {}).items():
+        unit = " GiB" if name.endswith("_gib") else ""
+        found.append(f"{name.removesuffix('_gib')} {_text(value)}{unit}")
+    return ", ".join(found)
 
 
 def _text(value: Any) -> str:

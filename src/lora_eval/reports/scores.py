@@ -44,9 +44,9 @@ def score_lines(comparison: Comparison) -> list[ScoreLine]:
 def _line(score: SuiteScore) -> ScoreLine:
     first = score.pairs[0].a if score.pairs else None
     decimals = [_decimals(pair) for pair in score.pairs if pair.a == first]
-    known = max((found for found in decimals if found is not None), default=1)
+    known = max((found for found in decimals if found is not None), default=0)
     means = {
-        arm: DASH if mean is None else f"{fixed(100 * mean, known)} %" for arm, mean in score.means.items()
+        arm: DASH if mean is None else f"{fixed(100 * mean, known + 1)} %" for arm, mean in score.means.items()
     }
     name = "Mean of all tasks" if score.role is None else f"Mean of the {score.role} tasks"
     return ScoreLine(name, score.tasks, dict(score.left_out), means, tuple(map(_pair, score.pairs)))
@@ -56,9 +56,7 @@ def _pair(pair: SuitePair) -> ScorePair:
     difference, interval = points_text(pair.ci_low, pair.difference, pair.ci_high)
     decimals = _decimals(pair)
     found = (
-        DASH
-        if pair.mde is None
-        else fixed(100 * pair.mde, 1 if decimals is None else decimals, keep_sign=True)
+        DASH if pair.mde is None else fixed(100 * pair.mde, 1 if decimals is None else decimals, apart=0.0)
     )
     return ScorePair(pair.a, pair.b, difference, interval, p_text(pair.p_value), found, pair.reason or "")
 
