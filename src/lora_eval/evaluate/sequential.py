@@ -163,11 +163,17 @@ def stopped_notes(record: Sequential) -> Sequence[str]:
     early = [task for task in record.tasks if task.scored < task.items]
     if not early:
         return ("sequential: no task was decided before all of its items were scored",)
+    scored, items, tokens, asked = (
+        sum(getattr(task, name) or 0 for task in record.tasks)
+        for name in ("scored", "items", "tokens", "tokens_asked")
+    )
     told = "; ".join(
         f"{task.task} after {task.scored:,} of {task.items:,} items (look {task.look} of {len(task.looks)})"
         for task in early
     )
     return (
+        f"sequential: {scored:,} of {items:,} items were scored on every arm, with {tokens:,} of about "
+        f"{asked:,} prompt tokens ({1 - tokens / max(asked, 1):.0%} saved)",
         f"sequential: stopped early: {told}. Means and all other figures of these tasks are over the items "
         "that were scored; intervals and p-values hold at every look",
     )
