@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +239,8 @@ def _conclude(
         sequential=found.sequential,
         title=f"{', '.join(arms)} against {next(iter(runs))} on {suite}",
     )
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    comparison = comparison.model_copy(update={"created": created})
     try:
         if gate is not None:
             comparison = gated(comparison, gate, str(source))

@@ -220,10 +220,14 @@ class Sequential(Record):
 
 
 class Comparison(Record):
-    """`comparison.json`: what `compare` writes and every report is made from."""
+    """`comparison.json`: what `compare` writes and every report is made from.
+
+    `created` is when `compare` made it, in UTC (`2026-11-26T01:02:03+00:00`); None where nobody said so.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     title: str = ""
+    created: str | None = None
     arms: tuple[Arm, ...]
     suite: dict[str, Any]
     tasks: tuple[TaskComparison, ...]
