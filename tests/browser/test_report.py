@@ -16,7 +16,8 @@ from tests.browser.conftest import Browser
 from tests.reports.records import make_training_log
 from tests.simulated import make_row, make_run, make_runs, make_suite
 
-EVIL = '</script><script>document.title="pwned"</script><img src=x onerror="document.title=1"> <b>‮ 𝔘'
+EVIL = '</script><script>document.title="pwned"</script><img src=x onerror="document.title=1"> <b>'
+EVIL += "\u202e \U0001d518"
 A4 = 703  # CSS pixels between margins of 12 mm
 GATE = {"rules": [{"task": "terms", "min_gain": 0.05}, {"task": "reading", "max_drop": 0.01}]}
 
@@ -228,7 +229,7 @@ def test_nothing_is_logged_and_nothing_is_asked_for(page, report):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_is_readable_in_both_schemes(browser, report, dark):
-    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3) of every text that is shown, against what is behind it."""
+    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3) of every text that is shown."""
     browser.open(report, dark=dark)
     browser.find("#list .item > summary").click()
     paper = browser.script("return getComputedStyle(document.body).backgroundColor")
@@ -264,12 +265,13 @@ def test_on_paper_every_table_is_open_and_nothing_is_cut(browser, report):
 
 
 def test_texts_of_models_stay_data(browser, tmp_path):
-    rows = [
-        [make_row("t<b>", i, {"acc": float(i % 2 == k)}, prompt=f"{i} {EVIL}", target=EVIL, output=f"{k} {EVIL}")
-         for i in range(4)]
-        for k in (0, 1)
-    ]  # fmt: skip
-    runs = {"base": make_run("base", rows[0]), f"arm {EVIL}": make_run("arm", rows[1])}
+    def rows(arm: int) -> list[SampleRow]:
+        texts = {"target": EVIL, "output": f"{arm} {EVIL}"}
+        return [
+            make_row("t<b>", i, {"acc": float(i % 2 == arm)}, prompt=f"{i} {EVIL}", **texts) for i in range(4)
+        ]
+
+    runs = {"base": make_run("base", rows(0)), f"arm {EVIL}": make_run("arm", rows(1))}
     path = tmp_path / "report.html"
     path.write_text(
         render_html(compare_loaded(runs, title=EVIL, notes=(EVIL,), controls={EVIL: EVIL}), runs), "utf-8"

@@ -44,9 +44,11 @@ def score_lines(comparison: Comparison) -> list[ScoreLine]:
 def _line(score: SuiteScore) -> ScoreLine:
     first = score.pairs[0].a if score.pairs else None
     decimals = [_decimals(pair) for pair in score.pairs if pair.a == first]
-    known = max((found for found in decimals if found is not None), default=0)
+    finest = max((found for found in decimals if found is not None), default=0)
+    digits = max(finest, 1)
     means = {
-        arm: DASH if mean is None else f"{fixed(100 * mean, known + 1)} %" for arm, mean in score.means.items()
+        arm: DASH if value is None else f"{fixed(100 * value, digits)} %"
+        for arm, value in score.means.items()
     }
     name = "Mean of all tasks" if score.role is None else f"Mean of the {score.role} tasks"
     return ScoreLine(name, score.tasks, dict(score.left_out), means, tuple(map(_pair, score.pairs)))

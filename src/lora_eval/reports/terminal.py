@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_eval.records import Comparison, TaskComparison, Verification
 from lora_eval.reports.numbers import DASH, difference_text, interval_text, is_share, mean_text, p_text
+from lora_eval.reports.scores import score_lines
 from lora_eval.reports.words import (
     GLYPHS,
     LABELS,
@@ -72,6 +73,11 @@ def means_table(comparison: Comparison) -> Table:
             marks = {pair.b: mark(pair) for pair in task.pairs if pair.a == base}
             cells = [_cell(task, arm.name, marks.get(arm.name)) for arm in comparison.arms]
             table.add_row(Text(_task_name(task)), f"{task.n:,}", *cells)
+    for place, score in enumerate(score_lines(comparison)):
+        if place == 0:
+            table.add_section()
+        means = [f"{score.means.get(arm.name, DASH)}  " for arm in comparison.arms]
+        table.add_row(Text(score.name, style="italic"), "", *means)
     return table
 
 
@@ -96,8 +102,16 @@ def pair_table(comparison: Comparison, a: str, b: str) -> Table:
             p_text(pair.p_adjusted),
             Text(f"{GLYPHS[mark(pair)]} {LABELS[mark(pair)]}", style=STYLES[mark(pair)]),
         )
-    if any(not is_share(task) for task, _ in rows):
-        table.caption = "changes in points; * in the metric's own units"
+    for place, score in enumerate(score_lines(comparison)):
+        own = score.pair(a, b)
+        if own is not None:
+            if place == 0:
+                table.add_section()
+            table.add_row(Text(score.name, style="italic"), own.difference, own.interval, own.p + "†", "")
+    notes = ["* in the metric's own units"] if any(not is_share(task) for task, _ in rows) else []
+    notes += ["† not adjusted"] if any(score.pair(a, b) for score in score_lines(comparison)) else []
+    if notes:
+        table.caption = "; ".join(["changes in points", *notes])
     return table
 
 
