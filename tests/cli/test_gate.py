@@ -54,7 +54,7 @@ def gate(tmp_path: Path) -> Callable[..., Path]:
 def test_exit_status_is_the_verdict(run_cli, folder, gate, rules, verdict, status, strict):
     result = run_cli("gate", folder, gate(*rules))
     assert result.status == status
-    assert f"Gate: {verdict}," in result.stdout
+    assert result.stdout.lstrip().startswith(f"{verdict}. The gate ")
     assert run_cli("gate", folder / "comparison.json", gate(*rules), "--strict").status == strict
 
 
@@ -69,7 +69,7 @@ def test_json_is_the_record(run_cli, folder, gate):
 
 def test_quiet_is_one_line(run_cli, folder, gate):
     result = run_cli("gate", folder, gate(PASS), "-q")
-    assert result.stdout == "Gate: PASS, its check holds (bounds one-sided at 95 %).\n"
+    assert result.stdout == "PASS. The gate passes: its one check.\n"
 
 
 def test_every_kind_of_metric_is_bounded_at_the_gates_own_level(run_cli, folder, gate):
@@ -141,7 +141,7 @@ def test_compare_records_the_gate_and_ends_with_it(compare, gate, run_cli):
     rules = gate({"task": "t_last", "metric": "acc", "max_drop": 1})
     result, out = compare("--gate", rules, "-q")
     assert result.status == 0, result
-    assert result.stdout.splitlines()[1].startswith("Gate: PASS")
+    assert "The gate passes: its one check." in result.stdout
     stored = read_record(out / "comparison.json", Comparison)
     assert stored.gate.source == str(rules)
     # The same verdict, bounds and reasons again from the record alone.

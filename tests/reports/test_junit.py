@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_eval.records import GateCheck, GateResult, GateRule
+from lora_eval.records import Arm, Comparison, GateCheck, GateResult, GateRule
 from lora_eval.reports.junit import render_junit
 
 WHEN = datetime(2026, 11, 26, 12, 0, 5, tzinfo=UTC)
 
 
-def make_check(verdict="PASS", task="skill", reasons=("the gain is at least +0.1 (95 %)",), **changes):
+def make_check(
+    verdict="PASS", task="skill", reasons=("the gain is at least +0.01 (95 %), above -0.02",), **changes
+):
     values = {
         "rule": 0, "task": task, "metric": "acc", "filter": "none", "a": "base", "b": "tuned",
         "condition": "max_drop", "limit": 0.02, "measure": "gain", "threshold": -0.02,
@@ -27,12 +29,17 @@ def make_check(verdict="PASS", task="skill", reasons=("the gain is at least +0.1
 
 
 def make_result(*checks, verdict="FAIL"):
+    """A comparison that holds nothing but the gate's result."""
     rule = GateRule(task="*", max_drop=0.02)
-    return GateResult(verdict=verdict, level=0.95, rules=(rule,), checks=checks, source="gate.yaml")
+    gate = GateResult(verdict=verdict, level=0.95, rules=(rule,), checks=checks, source="gate.yaml")
+    arms = (Arm(name="base", kind="base", fingerprint=None, path="base"),)
+    return Comparison(arms=arms, suite={}, tasks=(), gate=gate)
 
 
 ALL = make_result(
-    make_check(), make_check("FAIL", "memory", ["too low"]), make_check("INCONCLUSIVE", "style", ["too few"])
+    make_check(),
+    make_check("FAIL", "memory", ["too low"], low=None, high=None),
+    make_check("INCONCLUSIVE", "style", ["too few"], low=None, high=None),
 )
 
 
@@ -40,7 +47,7 @@ def test_a_reader_of_junit_finds_each_check_once():
     (suite,) = junitparser.JUnitXml.fromstring(render_junit(ALL, when=WHEN).encode())
     assert (suite.tests, suite.failures, suite.skipped, suite.errors) == (3, 1, 1, 0)
     cases = {case.name: case for case in suite}
-    assert list(cases) == [f"rules[0] max_drop 0.02: {task}" for task in ("skill", "memory", "style")]
+    assert list(cases) == [f"rules[0] max_drop 0.02: {task} acc" for task in ("skill", "memory", "style")]
     passed, failed, undecided = cases.values()
     assert passed.is_passed
     (failure,) = failed.result
@@ -48,6 +55,12 @@ def test_a_reader_of_junit_finds_each_check_once():
     (skipped,) = undecided.result
     assert (type(skipped), skipped.message) == (junitparser.Skipped, "too few")
     assert {case.classname for case in suite} == {"gate.tuned"}
+
+
+def test_without_a_gate_there_is_no_case():
+    text = render_junit(ALL.model_copy(update={"gate": None}), when=WHEN)
+    (suite,) = junitparser.JUnitXml.fromstring(text.encode())
+    assert (suite.tests, list(suite)) == (0, [])
 
 
 def test_under_strict_an_undecided_check_is_a_failure():

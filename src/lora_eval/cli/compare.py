@@ -252,7 +252,6 @@ def _conclude(
 def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) -> None:
     from rich.console import Console
 
-    from lora_eval.cli.gate import show
     from lora_eval.reports.controls import reference_checks, reference_line
     from lora_eval.reports.terminal import print_comparison
     from lora_eval.reports.words import headline
@@ -264,8 +263,6 @@ def _print(comparison: Comparison, out: Path, *, as_json: bool, silent: bool) ->
         click.echo(headline(comparison))
     else:
         print_comparison(comparison, Console())
-    if comparison.gate is not None and not as_json:
-        show(comparison.gate, as_json=False, quiet=silent)
     for note in (*comparison.notes, *map(reference_line, reference_checks(comparison))):
         click.echo(note, err=True)
     click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.html'} and {out / 'report.md'}", err=True)

@@ -246,6 +246,6 @@ def check_gate(gate: Gate, path: Path, arms: Arms, suite: AnySuite) -> None:
     from lora_eval.stats.gate_rules import check_names
 
     tasks = dict.fromkeys((*(entry.task for entry in suite.record.entries()), *suite.groups, *suite.items))
-    names = [*arms.adapters, *(other.name for other in arms.others)]
-    names += [ORIGINAL] if arms.add_original else []
+    names = [*dict.fromkeys(name.partition(_RUN)[0] for name in arms.adapters)]
+    names += [*([ORIGINAL] if arms.add_original else []), *(other.name for other in arms.others)]
     check_names(gate, list(tasks), names, arms.base_name, str(path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from lora_eval.records import GateResult
+    from lora_eval.records import Comparison, GateResult
 
 
 @click.command(epilog="Nothing is scored again: every bound follows from comparison.json.")
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     help="Write JUnit XML too: one case for each check.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the gate's sentence only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the verdict's line only.")
 def command(
     comparison: Path, gate: Path, strict: bool, junit: Path | None, as_json: bool, quiet: bool
 ) -> int:
@@ -36,37 +36,24 @@ def command(
       lora-eval gate runs/mine gate.yaml
       lora-eval gate runs/mine/comparison.json gate.yaml --strict --junit gate.xml
     """
+    from rich.console import Console
+
     from lora_eval.records import Comparison, Gate
-    from lora_eval.schema import read_record, write_text
-    from lora_eval.stats.gate import judge_gate
+    from lora_eval.reports.gate_terminal import print_gate, verdict_line
+    from lora_eval.schema import dump_record, read_record
+    from lora_eval.stats.gate import gated
 
     path = comparison / "comparison.json" if comparison.is_dir() else comparison
-    result = judge_gate(read_record(path, Comparison), read_record(gate, Gate), str(gate))
-    show(result, as_json=as_json, quiet=quiet)
-    if junit is not None:
-        from datetime import UTC, datetime
-
-        from lora_eval.reports.junit import render_junit
-
-        write_text(junit, render_junit(result, when=datetime.now(UTC), strict=strict))
-        click.echo(f"wrote {junit}", err=True)
-    return exit_status(result, strict=strict)
-
-
-def show(result: GateResult, *, as_json: bool, quiet: bool) -> None:
-    """Print the result: as JSON, as its sentence, or with a table and reasons."""
-    from lora_eval.reports.gate import gate_sentence, print_gate
-
-    if as_json:
-        from lora_eval.schema import dump_record
-
-        click.echo(dump_record(result), nl=False)
+    found = gated(read_record(path, Comparison), read_record(gate, Gate), str(gate))
+    if as_json and found.gate is not None:
+        click.echo(dump_record(found.gate), nl=False)
     elif quiet:
-        click.echo(gate_sentence(result))
+        click.echo(verdict_line(found))
     else:
-        from rich.console import Console
-
-        print_gate(result, Console())
+        print_gate(found, Console())
+    if junit is not None:
+        _write_junit(found, junit, strict=strict)
+    return exit_status(found.gate, strict=strict)
 
 
 def exit_status(result: GateResult | None, *, strict: bool) -> int:
@@ -74,3 +61,13 @@ def exit_status(result: GateResult | None, *, strict: bool) -> int:
     if result is None or result.verdict == "PASS":
         return 0
     return 3 if result.verdict == "FAIL" else 4 if strict else 0
+
+
+def _write_junit(comparison: Comparison, path: Path, *, strict: bool) -> None:
+    from datetime import UTC, datetime
+
+    from lora_eval.reports.junit import render_junit
+    from lora_eval.schema import write_text
+
+    write_text(path, render_junit(comparison, when=datetime.now(UTC), strict=strict))
+    click.echo(f"wrote {path}", err=True)
