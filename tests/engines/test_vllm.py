@@ -105,6 +105,25 @@ def test_many_requests_at_a_time_and_the_prefix_cache_change_no_score(
     assert plain.score("shipped", requests, _silent) == scores
 
 
+@pytest.mark.parametrize("setting", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_processes_give_the_numbers_of_one(
+    tiny_llama: Path, plain: VllmEngine, resident: Resident, setting: str
+) -> None:
+    requests = _scores()
+    prompts = [GenerateRequest(request.context_ids[:20], (), 8) for request in requests[:5]]
+    engine = open_engine(tiny_llama, base_name="shipped", **SMALL, **{setting: 2})
+    try:
+        scores = engine.score("shipped", requests, _silent)
+        answers = engine.generate("shipped", prompts, _silent)
+    finally:
+        engine.close()
+    assert not engine.refused
+    for score, (value, greedy) in zip(scores, _one_by_one(resident, "base", requests), strict=True):
+        assert score.log_likelihood == pytest.approx(value, rel=1e-5, abs=1e-5)
+        assert score.is_greedy is greedy
+    assert answers == plain.generate("shipped", prompts, _silent)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_answers_are_those_of_transformers(engine: VllmEngine, resident: Resident, arm: str) -> None:
     rng = random.Random(1)

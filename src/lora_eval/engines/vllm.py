@@ -69,7 +69,8 @@ def open_engine(
         progress("opening the base in transformers, for vLLM's probe", 0, 1)
         learned = learn(base, dict(adapters or {}), base_name=base_name, dtype=dtype,
                         identity=Path(folder.name) if identity_control else None)  # fmt: skip
-        settings = {"max_num_batched_tokens": batch_tokens or _BATCH_TOKENS} | _settings(learned) | options
+        settings = {"max_num_batched_tokens": batch_tokens or _BATCH_TOKENS}
+        settings |= _settings(learned, options) | options
         progress("starting vLLM", 0, 1)
         process = VllmProcess(base, settings, learned.folders)
         progress("probing vLLM", 0, 1)
@@ -104,7 +105,7 @@ def check_arguments(
         raise InputError(f"engine options {', '.join(taken)}: set by lora-eval itself; leave them out")
 
 
-def _settings(learned: Learned) -> dict[str, Any]:
+def _settings(learned: Learned, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return vLLM's engine arguments for this model."""
     found: dict[str, Any] = {
         "dtype": learned.dtype,
@@ -119,7 +120,14 @@ def _settings(learned: Learned) -> dict[str, Any]:
         # to the base (measured: an adapter's lm_head in every answer of the base).
         found |= {"enable_lora": True, "max_loras": len(learned.folders) + 1, "max_lora_rank": rank}
     if learned.on_cpu:
-        found |= {"enforce_eager": True, "block_size": _CPU_BLOCK}
+        found |= {"block_size": _CPU_BLOCK}
+        if int(options.get("pipeline_parallel_size", 1)) == 1:
+            found |= {"enforce_eager": True}
+        else:
+            # The later stages get their buffers in the warm-up, which vLLM 0.32 leaves out in eager mode and
+            # then ends with `assert self.intermediate_tensors is not None`. This traces the model for the
+            # warm-up's sake and runs its operations as they are: no C++ compiler is needed.
+            found |= {"compilation_config": {"mode": 1, "backend": "eager"}}
     return found
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.vllm_environment import environment, output_to
 from lora_eval.engines.vllm_requests import Ask, Reading, Told, plan_readings, read_scores
 from lora_eval.errors import InputError, MissingExtraError, ModelError
 from lora_eval.extras import require
@@ -20,17 +19,6 @@ Heard = Callable[[int, Told], None]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM 0.32 takes as max_lora_rank
 # Requests that vLLM knows before it begins: enough to fill its batches, and few to hold in memory.
 _WAVE = 1024
-_ENVIRONMENT = {
-    # An input of max_length tokens and the token after it: vLLM counts both. No position beyond the model's
-    # own is ever computed.
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    # A crash of the model must end vLLM's process and not ours.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # stdout belongs to --json.
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-}
 _NOISE = re.compile(r"Worker failed with error '(.+?)', please check|(\w*(?:Error|Exception): .+)")
 
 
@@ -157,7 +145,7 @@ class VllmProcess:
         return request(f"arm{number}", number, str(self._adapters[adapter]))
 
     def _open(self) -> None:
-        with _environment(), _output_to(self._log):
+        with environment(self._settings), output_to(self._log):
             arguments = engine_arguments(_vllm(), self._settings)
             try:
                 self._llm = _vllm().LLM(model=str(self._model), **arguments)
@@ -243,39 +231,6 @@ def _told(output: Any) -> Told:
         output.prompt_logprobs,
         answer.logprobs,
     )
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Send what is written to file descriptors 1 and 2 to the log: processes started meanwhile keep it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with log.open("ab") as file:
-        for place in (1, 2):
-            os.dup2(file.fileno(), place)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for place, old in zip((1, 2), saved, strict=True):
-            os.dup2(old, place)
-            os.close(old)
 
 
 def _first_line(error: BaseException) -> str:
