@@ -31,6 +31,10 @@ _COMMANDS = {
     ),
     "export": ("lora_eval.cli.export", "Merge or quantize the measured model."),
     "verify": ("lora_eval.cli.verify", "Prove that an exported model is the measured one."),
+    "judge": (
+        "lora_eval.cli.judge",
+        "Let another model judge the answers, and report what verdicts say.",
+    ),
     "report": ("lora_eval.cli.report", "Write the report of a stored comparison again."),
     "recipe": ("lora_eval.cli.recipe", "List, show, check and copy recipes."),
     "template": ("lora_eval.cli.template", "List, show and apply chat templates."),

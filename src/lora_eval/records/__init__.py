@@ -17,6 +17,20 @@ from lora_eval.records.comparison import (
 )
 from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.gate import Gate, GateCheck, GateResult, GateRule, GateVerdict
+from lora_eval.records.judging import (
+    AlpacaScore,
+    BradleyTerry,
+    CategoryScore,
+    Figures,
+    JudgeReport,
+    JudgeSuite,
+    LengthAdjusted,
+    MtBenchScore,
+    PairCounts,
+    PairRate,
+    ScoreDifference,
+    Strength,
+)
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
@@ -27,26 +41,36 @@ from lora_eval.records.variant import Lineage, Step, Variant, VariantKind
 from lora_eval.records.verification import Divergence, Verification
 
 __all__ = [
+    "AlpacaScore",
     "Arm",
     "ArmRun",
+    "BradleyTerry",
+    "CategoryScore",
     "ChatTemplate",
     "Comparison",
     "DataSection",
     "Divergence",
     "EvalSuite",
     "FamilyCheck",
+    "Figures",
     "Gate",
     "GateCheck",
     "GateResult",
     "GateRule",
     "GateVerdict",
     "Hardware",
+    "JudgeReport",
+    "JudgeSuite",
+    "LengthAdjusted",
     "Lineage",
     "LoadedRun",
     "Look",
     "LossPoint",
     "MergeAudit",
+    "MtBenchScore",
     "Pair",
+    "PairCounts",
+    "PairRate",
     "Recipe",
     "Record",
     "ReferenceCheck",
@@ -54,9 +78,11 @@ __all__ = [
     "RowCounts",
     "Run",
     "SampleRow",
+    "ScoreDifference",
     "Sequential",
     "SequentialTask",
     "Step",
+    "Strength",
     "SuitePair",
     "SuiteScore",
     "TaskComparison",

@@ -1,0 +1,68 @@
+"""`judge report`: files of verdicts, whoever wrote them, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_eval.errors import InputError
+from lora_eval.judges.alpaca_report import report_preferences
+from lora_eval.judges.alpaca_rows import read_preferences
+from lora_eval.judges.bradley_terry import bradley_terry
+from lora_eval.judges.games import Game, pair_counts, pair_rates
+from lora_eval.judges.mt_report import report_ratings
+from lora_eval.judges.mt_rows import read_judgments
+from lora_eval.records import JudgeReport, JudgeSuite
+
+
+def build_report(
+    suite: JudgeSuite,
+    files: Sequence[Path],
+    *,
+    base: str | None = None,
+    df_gamed: Path | None = None,
+    level: float = 0.95,
+) -> JudgeReport:
+    """Return the report of one suite's files; nothing is asked of any judge.
+
+    Raises:
+        InputError: with every fault of all files; or `base` is unknown, or single and pair judgments are
+        mixed.
+    """
+    sources = [str(path) for path in files]
+    if suite == "alpaca-eval":
+        return report_preferences(read_preferences(files), sources, df_gamed, level)
+    ratings, games = read_judgments(files)
+    if ratings and games:
+        raise InputError("--annotations: single and pair judgments have other figures; give them one by one")
+    return (
+        report_games("mt-bench", games, sources, level)
+        if games
+        else report_ratings(ratings, sources, base, level)
+    )
+
+
+def report_games(
+    suite: JudgeSuite, games: Sequence[Game], sources: Sequence[str], level: float
+) -> JudgeReport:
+    """Return the report of games: FastChat's counts, the rate of every pair, strengths from three arms on."""
+    pairs = pair_rates(games, level)
+    notes = [
+        f"{pair.b} against {pair.a}: {pair.n_invalid} items lack a verdict in an order; counting them all "
+        f"for one side gives {pair.rate_worst:.3f} to {pair.rate_best:.3f}"
+        for pair in pairs
+        if pair.n_invalid
+    ]
+    notes += [
+        f"{pair.b} against {pair.a}: one order only was asked, so the judge's position bias is in the rate"
+        for pair in pairs
+        if pair.order_agreement is None and pair.n
+    ]
+    return JudgeReport(
+        suite=suite,
+        sources=tuple(sources),
+        models=pair_counts(games),
+        pairs=tuple(pairs),
+        bradley_terry=tuple(bradley_terry(games, level)),
+        notes=tuple(notes),
+    )
