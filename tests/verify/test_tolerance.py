@@ -7,7 +7,7 @@ import pytest
 from lora_eval.errors import InputError
 from lora_eval.records import Divergence
 from lora_eval.verify.arithmetic import floor_dtype
-from lora_eval.verify.tolerance import FACTOR, from_floor, near, parse_tolerance
+from lora_eval.verify.tolerance import FACTOR, NEAR_FACTOR, from_floor, near, parse_tolerance
 
 
 def divergence(mean=1e-4, top1=0.99, flips=0):
@@ -53,11 +53,31 @@ def test_without_noise_only_the_same_passes():
 
 
 def test_limits_given_by_hand_replace_single_ones():
-    tolerance = near({"answer_kl": 1.0})
+    tolerance = near(None, "", {"answer_kl": 1.0})
     assert tolerance.failures(divergence(mean=0.5)) == ()
     assert tolerance.failures(divergence(mean=0.5, flips=11)) == ("flips is 0.55, at most 0.5 is allowed",)
-    assert near({}).failures(divergence(mean=0.5)) == ("answer_kl is 0.5, at most 0.1 is allowed",)
+    assert near(None, "", {}).failures(divergence(mean=0.5)) == ("answer_kl is 0.5, at most 0.1 is allowed",)
     assert "given by hand: answer_kl=1" in tolerance.source
+
+
+def test_a_quantized_model_is_measured_by_plain_rounding():
+    rounded = divergence(mean=0.02)
+    tolerance = near(rounded, "rounded to 4 bits", {})
+    assert tolerance.failures(divergence(mean=0.02 * NEAR_FACTOR)) == ()
+    broken = tolerance.failures(divergence(mean=0.021 * NEAR_FACTOR))
+    assert len(broken) == 1 and broken[0].startswith("kl_mean is")
+    assert "times the cost of rounded to 4 bits" in tolerance.source
+
+
+def test_the_error_of_what_was_not_stored_counts_against_the_candidate():
+    floor = divergence()
+    edge = divergence(mean=1e-4 * FACTOR)
+    assert from_floor(floor, "", {}).failures(edge.model_copy(update={"kl_error": 1e-6})) != ()
+
+
+def test_what_is_not_finite_fails_whatever_the_limits():
+    broken = divergence().model_copy(update={"broken_tokens": 3})
+    assert near(None, "", {}).failures(broken) == ("logits are not finite at 3 of 1003 tokens",)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,31 @@ class ArmPath:
             read_config(self.path, "config.json").get("quantization_config")
         )
 
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Of the model under an adapter; None for a whole model."""
+        return None if self.base is None else fingerprint_folder(self.base)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype that the configuration names, of an adapter that of its training or of its base; float32
+        where none is named, as transformers takes it.
+        """
+        lineage = read_lineage(self.path) if self.base else None
+        if lineage is not None and lineage.base_dtype:
+            return lineage.base_dtype
+        config = read_config(self.base or self.path, "config.json")
+        return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+
+    def arithmetic(self, dtype: str, quantize: str) -> dict[str, Any]:
+        """Return what decides the numbers beside the weights, without opening the arm."""
+        if self.kind != "adapter":
+            return {"dtype": dtype, "quantization": None}
+        lineage = read_lineage(self.path)
+        if dtype == "auto" and lineage is not None and lineage.base_dtype:
+            dtype = lineage.base_dtype
+        return {"dtype": dtype, "quantization": self.quantization(quantize)}
+
     def variant(self) -> Variant:
         """Return the arm as records name it; its parent is what its lineage says."""
         lineage = read_lineage(self.path)
@@ -64,12 +89,8 @@ class ArmPath:
         """
         if self.kind != "adapter" or self.base is None:
             return open_folder(self.path, name=self.name, dtype=dtype)
-        lineage = read_lineage(self.path)
-        if dtype == "auto" and lineage is not None and lineage.base_dtype:
-            dtype = lineage.base_dtype
-        quantization = self._quantization(quantize)
         resident = open_resident(
-            self.base, {self.name: self.path}, base_name="__base__", dtype=dtype, quantization=quantization
+            self.base, {self.name: self.path}, base_name="__base__", **self.arithmetic(dtype, quantize)
         )
         if (self.path / "tokenizer_config.json").is_file():
             resident.tokenizer = load_tokenizer(self.path)
@@ -80,7 +101,8 @@ class ArmPath:
             resident.model.generation_config = settings
         return resident
 
-    def _quantization(self, quantize: str) -> dict[str, Any] | None:
+    def quantization(self, quantize: str) -> dict[str, Any] | None:
+        """Return the arguments of `BitsAndBytesConfig` for the base: as trained, or as asked for."""
         if quantize != "auto":
             return dict(NF4) if quantize == "nf4" else None
         return trained_quantization(self.path)

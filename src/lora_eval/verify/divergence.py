@@ -1,17 +1,20 @@
-"""KL divergence of next-token distributions, token by token, in chunks that large vocabularies fit into."""
+"""KL divergence of next-token distributions, token by token, summed up over batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_eval.errors import VerificationFailed
 from lora_eval.models import Resident
 from lora_eval.records import Divergence
+from lora_eval.records.verification import PerplexityRatio
+from lora_eval.verify.kept import Kept, compare
 from lora_eval.verify.prompts import Asked
 
-_CHUNK = 1 << 23  # elements of a chunk of log-probabilities in float64: 64 MiB each
 _BATCH_TOKENS = 1024
+_ERRORS = 3  # standard errors that bound what the sampled tail leaves open
 
 
 @dataclass
@@ -23,24 +26,60 @@ class Tally:
     same: int = 0
     items: int = 0
     flips: int = 0
+    broken: int = 0
+    variance: float = 0.0
+    answer_lengths: list[int] = field(default_factory=list)
+    agreements: list[int] = field(default_factory=list)
+    texts: list[tuple[float, float, int]] = field(default_factory=list)  # nats of both arms, tokens
 
-    def add(self, reference: Any, candidate: Any, batch: Sequence[Asked]) -> None:
-        """Count one batch: logits (B, T, V) of both arms, padding on the right."""
-        for row, asked in enumerate(batch):
-            length = len(asked.ids)
-            kl, same = compare_logits(reference[row, :length], candidate[row, :length])
-            self.kl += kl.tolist()
-            self.same += int(same.sum())
-            # The token at `start` is predicted one place before it; without an answer the next token counts.
-            answer = slice(asked.start - 1, max(length - 1, asked.start))
-            self.answer_kl += kl[answer].tolist()
-            self.items += 1
-            self.flips += int(not bool(same[answer].all()))
+    def add(self, kept: Kept, logits: Any, asked: Asked) -> None:
+        """Count one sequence: what was kept of the reference, and the candidate's logits (T, V)."""
+        import torch
+
+        ids = torch.tensor(asked.ids, device=logits.device)
+        found = compare(kept, logits, ids)
+        finite = torch.isfinite(found.kl)
+        places = torch.zeros_like(finite)
+        places[asked.counted] = True
+        self.broken += int((places & ~finite).sum())
+        self.kl += found.kl[places & finite].tolist()
+        self.same += int(found.same[places & finite].sum())
+        self.variance += float((found.error[places & finite] ** 2).sum())
+        self._add_text(kept, found.next_log_q, asked)
+        if asked.is_text:
+            return
+        right = found.same & finite
+        answer = asked.predicted
+        self.answer_kl += found.kl[answer][finite[answer]].tolist()
+        self.items += 1
+        self.flips += int(not bool(right[answer].all()))
+        length = len(asked.ids) - asked.start
+        if length:
+            agreed = right[answer].int().cumprod(0)
+            self.answer_lengths.append(length)
+            self.agreements.append(int(agreed.sum()))
+
+    def _add_text(self, kept: Kept, log_q: Any, asked: Asked) -> None:
+        import torch
+
+        p, q = kept.next_log_p[asked.text], log_q[asked.text]
+        if len(p) and bool(torch.isfinite(q).all()):
+            self.texts.append((-float(p.sum()), -float(q.sum()), len(p)))
 
     def divergence(self) -> Divergence:
-        """Return the summary; the percentile is the smallest value that 99 % do not exceed."""
+        """Return the summary; the percentile is the smallest value that 99 % do not exceed.
+
+        Raises:
+            VerificationFailed: the candidate's distributions are finite nowhere.
+        """
         ordered = sorted(self.kl)
         n = len(ordered)
+        if not n:
+            raise VerificationFailed(
+                f"the candidate's logits are finite at none of {self.broken} tokens: its weights hold NaN or "
+                "infinity, or overflow in its dtype"
+            )
+        lengths = len(self.answer_lengths)
         return Divergence(
             tokens=n,
             mean_kl=sum(ordered) / n,
@@ -50,25 +89,39 @@ class Tally:
             items=self.items,
             item_flips=self.flips,
             answer_mean_kl=sum(self.answer_kl) / len(self.answer_kl) if self.answer_kl else None,
+            answer_tokens=sum(self.answer_lengths) / lengths if lengths else None,
+            greedy_agreement=sum(self.agreements) / lengths if lengths else None,
+            kl_error=_ERRORS * self.variance**0.5 / n,
+            broken_tokens=self.broken,
         )
 
+    def perplexity(self, level: float = 0.95) -> PerplexityRatio | None:
+        """Return the ratio of perplexities on held-out text; None where there is none, or where the ratio is
+        beyond any number (the divergence says so by itself then).
+        """
+        import math
 
-def compare_logits(reference: Any, candidate: Any) -> tuple[Any, Any]:
-    """Return KL(reference || candidate) in nats and whether the likeliest token is the same, for each row of
-    logits (T, V). Equal logits give exactly 0.
-    """
-    import torch
+        from lora_eval.stats import paired_likelihoods
 
-    rows = max(1, _CHUNK // reference.shape[-1])
-    kl, same = [], []
-    for p, q in zip(reference.split(rows), candidate.split(rows), strict=True):
-        # float64, because the difference of two float32 log-softmaxes has an error of 1e-7 to 1e-6, which is
-        # as large as the KL of two correct float32 models.
-        log_p = torch.log_softmax(p.double(), dim=-1)
-        log_q = torch.log_softmax(q.double(), dim=-1)
-        kl.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0))
-        same.append(p.argmax(-1) == q.argmax(-1))
-    return torch.cat(kl), torch.cat(same)
+        if not self.texts:
+            return None
+        p, q, tokens = (list(column) for column in zip(*self.texts, strict=True))
+        try:
+            found = paired_likelihoods(p, q, tokens, level=level)
+            reference = math.exp(sum(p) / sum(tokens))
+        except OverflowError:
+            return None
+        assert found.ratio is not None
+        return PerplexityRatio(
+            reference=reference,
+            candidate=reference * found.ratio,
+            ratio=found.ratio,
+            ratio_low=found.ratio_low,
+            ratio_high=found.ratio_high,
+            level=level,
+            tokens=int(sum(tokens)),
+            documents=len(tokens),
+        )
 
 
 def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
@@ -76,7 +129,7 @@ def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
     arms see the same batches: another batching is another arithmetic.
     """
     batch: list[Asked] = []
-    for item in sorted(asked, key=lambda item: (-len(item.ids), item.ids)):
+    for item in sorted(asked, key=lambda item: (-len(item.ids), item.ids, item.is_text)):
         if batch and (len(batch) + 1) * len(batch[0].ids) > _BATCH_TOKENS:
             yield batch
             batch = []
@@ -85,21 +138,14 @@ def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         yield batch
 
 
-def logits_of(resident: Resident, arm: str, batch: Sequence[Asked]) -> Any:
-    """Return the logits (B, T, V) of a batch. The model is causal and padding stands on the right, so no
-    position that counts sees it, and no mask is needed.
+def logits_of(resident: Resident, arm: str, batch: Sequence[Asked]) -> list[Any]:
+    """Return the logits (T, V) of each sequence of a batch. The model is causal and padding stands on the
+    right, so no position that counts sees it, and no mask is needed.
     """
     import torch
 
-    width = len(batch[0].ids)
+    width = max(len(item.ids) for item in batch)
     rows = [[*item.ids, *[0] * (width - len(item.ids))] for item in batch]
     with resident.activate(arm) as model, torch.inference_mode():
-        return model(input_ids=torch.tensor(rows, device=resident.device), use_cache=False).logits
-
-
-def tally(pairs: Iterable[tuple[Any, Any, Sequence[Asked]]]) -> Divergence:
-    """Return the divergence over batches of (reference's logits, candidate's logits, what was asked)."""
-    counted = Tally()
-    for reference, candidate, batch in pairs:
-        counted.add(reference, candidate.to(reference.device), batch)
-    return counted.divergence()
+        logits = model(input_ids=torch.tensor(rows, device=resident.device), use_cache=False).logits
+    return [logits[number, : len(item.ids)] for number, item in enumerate(batch)]

@@ -5,23 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lora_eval.engines.transformers import open_engine
 from lora_eval.errors import InputError
 from lora_eval.exporters.rows import Row, read_rows, row_ids
 from lora_eval.fingerprint import fingerprint_data
-from lora_eval.models import Resident
-from lora_eval.protocols import GenerateRequest, Progress
+from lora_eval.protocols import Engine, GenerateRequest, Progress
 from lora_eval.runstore import has_run, read_run
+
+Source = Literal["prompts", "suite"]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Token ids of a prompt followed by the reference's greedy answer, which begins at `start`."""
+    """Token ids of a prompt and of an answer that begins at `start`. The answer is the reference's own greedy
+    one; with `is_text` it is the held-out one, and only its perplexity and its places count. `has_text`: such
+    a sequence stands beside this one, so the prompt's own text is no held-out text.
+    """
 
     ids: tuple[int, ...]
     start: int
+    source: Source = "prompts"
+    is_text: bool = False
+    has_text: bool = False
+
+    @property
+    def counted(self) -> slice:
+        """The places (after a token) whose distributions count; of a text those that predict its answer."""
+        return slice(self.start - 1 if self.is_text else 0, len(self.ids))
+
+    @property
+    def predicted(self) -> slice:
+        """The places that predict the answer's tokens; without an answer the place after the prompt."""
+        return slice(self.start - 1, max(len(self.ids) - 1, self.start))
+
+    @property
+    def text(self) -> slice:
+        """The places whose following token is held-out text."""
+        if self.is_text:
+            return slice(self.start - 1, len(self.ids) - 1)
+        return slice(0, 0 if self.has_text else self.start - 1)
 
 
 def read_prompts(path: Path, limit: int) -> list[Row]:
@@ -35,11 +58,18 @@ def read_prompts(path: Path, limit: int) -> list[Row]:
     if path.is_dir():
         if not has_run(path):
             raise InputError(f"--prompts {path}: the folder holds no run (run.json, samples.parquet)")
-        rows: list[Row] = list(dict.fromkeys(row.prompt for row in read_run(path).rows))
+        rows: list[Row] = list(dict.fromkeys(row.prompt for row in read_run(path).rows if row.prompt))
+        if not rows:
+            raise InputError(f"--prompts {path}: the run holds no item with a prompt")
     else:
         rows = read_rows(path)
+    return spaced(rows, limit)
+
+
+def spaced(rows: Sequence[Any], limit: int) -> list[Any]:
+    """Return at most `limit` of the rows, evenly spaced."""
     if len(rows) <= limit:
-        return rows
+        return list(rows)
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
@@ -48,15 +78,28 @@ def prompt_ids(tokenizer: Any, rows: Sequence[Row], length: int) -> list[tuple[i
     return [tuple(row_ids(tokenizer, row, prompt_only=True)[:length]) for row in rows]
 
 
-def answer(
-    resident: Resident, arm: str, prompts: Sequence[tuple[int, ...]], new_tokens: int, progress: Progress
-) -> list[Asked]:
-    """Return each prompt with the reference's greedy answer of at most `new_tokens`."""
-    requests = [GenerateRequest(ids, (), new_tokens) for ids in prompts]
-    from lora_eval.suites.reference import covered
+def held_out(
+    tokenizer: Any, rows: Sequence[Row], prompts: Sequence[tuple[int, ...]], length: int
+) -> dict[int, Asked]:
+    """Return, by the row's number, the conversations that end with an answer, where the rendered whole goes
+    on from the rendered prompt.
+    """
+    found = {}
+    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        if isinstance(row, str) or row[-1]["role"] != "assistant" or len(row) < 2:
+            continue
+        whole = tuple(row_ids(tokenizer, row)[:length])
+        if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
+            found[number] = Asked(whole, len(prompt), is_text=True)
+    return found
 
-    answers = covered(open_engine(resident)).generate(arm, requests, progress)
-    return [Asked(ids + found.token_ids, len(ids)) for ids, found in zip(prompts, answers, strict=True)]
+
+def answer(
+    engine: Engine, arm: str, prompts: Sequence[tuple[int, ...]], new_tokens: int, progress: Progress
+) -> list[tuple[int, ...]]:
+    """Return the reference's greedy answer, of at most `new_tokens`, to each prompt."""
+    requests = [GenerateRequest(ids, (), new_tokens) for ids in prompts]
+    return [found.token_ids for found in engine.generate(arm, requests, progress)]
 
 
 def sequences_fingerprint(prompts: Sequence[tuple[int, ...]]) -> str:

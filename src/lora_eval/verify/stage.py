@@ -2,195 +2,290 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lora_eval.engines.transformers import max_length
-from lora_eval.errors import InputError, VerificationFailed
-from lora_eval.models import Resident, package_versions
+from lora_eval.engines.transformers import max_length, open_engine
+from lora_eval.errors import InputError, ModelError, VerificationFailed
+from lora_eval.exporters.rows import Row
+from lora_eval.models import load_tokenizer, package_versions
 from lora_eval.protocols import Progress
 from lora_eval.records import Divergence, Verification
+from lora_eval.records.verification import PerplexityRatio, StoredFloor, SuiteCheck
 from lora_eval.schema import write_record
-from lora_eval.verify.arithmetic import convert, floor_dtype
+from lora_eval.suites.reference import covered
 from lora_eval.verify.arms import ArmPath, arm_vocabulary
-from lora_eval.verify.divergence import batches, logits_of, tally
-from lora_eval.verify.prompts import Asked, answer, prompt_ids, read_prompts, sequences_fingerprint
-from lora_eval.verify.tolerance import Tolerance, from_floor, near
-
-FLOOR_PROMPTS = 32
+from lora_eval.verify.checks import changed_since_export, check_files, stop_failures, token_failures
+from lora_eval.verify.diagnose import diagnose
+from lora_eval.verify.divergence import Tally, logits_of
+from lora_eval.verify.floors import Expected, find_floors
+from lora_eval.verify.prompts import read_prompts, sequences_fingerprint
+from lora_eval.verify.reference import Reference, stop_ids
+from lora_eval.verify.suite_items import AnySuite, check_suite, loaded
+from lora_eval.verify.tolerance import (
+    FACTOR,
+    FACTOR_REASON,
+    NEAR_FACTOR,
+    NEAR_REASON,
+    Tolerance,
+    from_floor,
+    near,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to verify. `samples` prompts of at most the model's length, answers of `new_tokens`; `expected`
-    None: near where only the candidate is quantized, else equal; `tolerance` overrides single limits.
+    """How to verify. `samples` prompts (and as many items of the suite) of at most the model's length,
+    answers of `new_tokens`; `expected` None: near where only the candidate is quantized, else equal;
+    `tolerance` overrides single limits; `margin` is what a suite's right-or-wrong items may lose (a share).
+    Reference logits are kept in `store`, and read there again (None: not kept).
     """
 
     samples: int = 64
     new_tokens: int = 16
-    expected: Literal["equal", "near"] | None = None
+    expected: Expected | None = None
     tolerance: dict[str, float] = field(default_factory=dict)
     dtype: str = "auto"
     quantize: str = "auto"
+    margin: float = 0.02
+    store: Path | None = None
 
 
 def verify(
     reference: ArmPath,
     candidate: ArmPath,
-    prompts: Path,
+    prompts: Path | list[Row] | None,
     out: Path | None = None,
     options: Options | None = None,
     progress: Progress = lambda what, done, total: None,
+    *,
+    suite: AnySuite | None = None,
 ) -> Verification:
-    """Compare the arms on the prompts and return (and store at `out`) the verification, passed or not.
+    """Compare the arms on the prompts (a file, a run's folder, or rows), on the suite's items, or on both;
+    return (and store at `out`) the verification, passed or not.
 
     Raises:
-        InputError: prompts cannot be read, or an arm cannot be opened.
-        VerificationFailed: the arms have different vocabularies, so nothing can be compared.
+        InputError: prompts cannot be read, an arm cannot be opened, or there is nothing to ask.
+        VerificationFailed: the candidate's files are not whole, or the arms have different vocabularies, so
+            nothing can be compared; the message says what is wrong with it.
     """
     options = options or Options()
     started = time.perf_counter()
-    rows = read_prompts(prompts, options.samples)
+    rows = _rows(prompts, options.samples)
+    if not rows and suite is None:
+        raise InputError("nothing to ask: give prompts, a suite, or both")
+    check_files(candidate.path)
     expected = options.expected or ("near" if candidate.quantized and not reference.quantized else "equal")
-    opened = reference.open(dtype=options.dtype, quantize=options.quantize)
-    length = max_length(opened) - options.new_tokens
-    if length < 1:
-        raise InputError(f"--new-tokens {options.new_tokens}: the model reads {max_length(opened)} tokens")
-    ids = prompt_ids(opened.tokenizer, rows, length)
-    asked = answer(opened, reference.name, ids, options.new_tokens, progress)
-    other = candidate.open(quantize=options.quantize)
-    _check_vocabulary(opened, other)
-    failures = _token_failures(opened, other, rows, ids, length)
-    run = _Run(opened, reference.name, asked, progress)
-    measured = run.against(other, candidate.name)
-    words, floor_type = "", floor_dtype(opened.dtype, other.dtype)
-    del other
-    floor = None
-    if expected == "equal":
-        floor = run.floor(floor_type)
-        words = f"the reference's own weights computed in {floor_type} instead of {run.dtype}"
-        tolerance = from_floor(floor, words, options.tolerance)
-    else:
-        tolerance = near(options.tolerance)
-    record = _record(reference, candidate, measured, floor, tolerance, failures, expected)
-    record = record.model_copy(
-        update={
-            "prompts_sha256": sequences_fingerprint(ids),
-            "wall_seconds": round(time.perf_counter() - started, 3),
-        }
-    )
+    with _store(options.store) as store:
+        asked = Reference(reference, rows, suite, _settings(options), store, progress)
+        comparison = _Comparison(asked, candidate, rows, suite, options, progress)
+        floor, others = find_floors(asked, candidate, expected)
+        asked.close()
+        gc.collect()  # the candidate needs the memory
+        found = comparison.run()
+        record = _record(comparison, found, floor, others, expected)
+    record = record.model_copy(update={"wall_seconds": round(time.perf_counter() - started, 3)})
     if out is not None:
         write_record(out, record)
     return record
 
 
-class _Run:
-    """The reference with what was asked of it."""
+def _rows(prompts: Path | list[Row] | None, samples: int) -> list[Row]:
+    if prompts is None:
+        return []
+    return read_prompts(prompts, samples) if isinstance(prompts, Path) else prompts[:samples]
 
-    def __init__(self, resident: Resident, arm: str, asked: Sequence[Asked], progress: Progress) -> None:
-        self._resident, self._arm, self._asked, self._progress = resident, arm, asked, progress
-        self.dtype = resident.dtype
 
-    def against(self, other: Resident, arm: str) -> Divergence:
-        """Return the divergence of another model; both are in memory, logits only of one batch."""
+def _settings(options: Options) -> dict[str, Any]:
+    names = ("samples", "new_tokens", "dtype", "quantize")
+    return {name: getattr(options, name) for name in names}
 
-        def pairs() -> Iterator[tuple[Any, Any, Sequence[Asked]]]:
-            for batch in self._counted("comparing", self._asked):
-                yield logits_of(self._resident, self._arm, batch), logits_of(other, arm, batch), batch
 
-        return tally(pairs())
+@contextmanager
+def _store(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="lora-eval-verify-") as scratch:
+        yield Path(scratch)
 
-    def floor(self, dtype: str) -> Divergence:
-        """Return the divergence of the same weights in another arithmetic. Converts the reference in
-        place, so its own logits go to the disk first: a second copy may not fit into memory.
-        """
-        import torch
 
-        some = self._asked[:: max(1, len(self._asked) // FLOOR_PROMPTS)][:FLOOR_PROMPTS]
-        with tempfile.TemporaryDirectory(prefix="lora-eval-verify-") as scratch:
-            files = []
-            for number, batch in enumerate(self._counted("noise floor", some)):
-                files.append((Path(scratch) / f"{number}.pt", batch))
-                torch.save(logits_of(self._resident, self._arm, batch).cpu(), files[-1][0])
-            convert(self._resident, dtype)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was measured of the candidate, by source of the sequences."""
 
-            def pairs() -> Iterator[tuple[Any, Any, Sequence[Asked]]]:
-                for path, batch in files:
-                    yield torch.load(path), logits_of(self._resident, self._arm, batch), batch
+    measured: dict[str, Divergence]
+    perplexity: PerplexityRatio | None
+    failures: tuple[str, ...]
+    suite: SuiteCheck | None
 
-            return tally(pairs())
 
-    def _counted(self, what: str, asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A stored reference and a candidate that is yet to be opened."""
+
+    asked: Reference
+    candidate: ArmPath
+    rows: list[Row]
+    suite: AnySuite | None
+    options: Options
+    progress: Progress
+
+    def run(self) -> _Found:
+        """Open the candidate and compare."""
+        changed = changed_since_export(self.candidate)
+        self.progress("opening the candidate", 0, 1)
+        try:
+            other = self.candidate.open(quantize=self.options.quantize)
+        except ModelError as error:
+            raise self._refused(f"the candidate cannot be opened: {error}", changed) from error
+        sizes = self.asked.header.vocabulary, arm_vocabulary(other)
+        length = max_length(other) - self.options.new_tokens
+        failures = (
+            *token_failures(
+                _tokenizer(self.asked.arm), other.tokenizer, self.rows, self.asked.header.prompts, length
+            ),
+            *stop_failures(self.asked.header.stop_ids, stop_ids(other)),
+            *changed,
+        )
+        if sizes[0] != sizes[1]:
+            lost = (
+                f"the reference distinguishes {sizes[0]} next tokens, the candidate {sizes[1]}: tokens were "
+                "added or lost, so this is not the model that was measured"
+            )
+            raise self._refused(lost, failures)
+        tallies = self._tally(other)
+        try:
+            measured = {source: tally.divergence() for source, tally in tallies.items()}
+        except VerificationFailed as error:
+            raise self._refused(str(error), failures) from error
+        first = next(iter(tallies.values()))
+        return _Found(measured, first.perplexity(), failures, self._suite(other))
+
+    def _tally(self, other: Any) -> dict[str, Tally]:
+        """By source, the prompts first."""
+        tallies = {"prompts": Tally(), "suite": Tally()}
         done = 0
-        for batch in batches(asked):
-            yield batch
+        for chunk in self.asked.chunks():
+            batch = [asked for asked, _ in chunk]
+            for (asked, kept), logits in zip(
+                chunk, logits_of(other, self.candidate.name, batch), strict=True
+            ):
+                tallies[asked.source].add(kept, logits, asked)
             done += len(batch)
-            self._progress(what, done, len(asked))
+            self.progress("comparing", done, self.asked.header.sequences)
+        return {source: tally for source, tally in tallies.items() if tally.items}
+
+    def _suite(self, other: Any) -> SuiteCheck | None:
+        stored = self.asked.suite_run
+        if self.suite is None or stored is None:
+            return None
+        engine = covered(open_engine(other))
+        found = self.suite.run(engine, self.candidate.name, self.progress)
+        run = loaded(self.suite, self.candidate.name, self.candidate.variant(), engine, found)
+        return check_suite(self.suite, stored, run, self.options.margin)
+
+    def _refused(self, said: str, failures: tuple[str, ...]) -> VerificationFailed:
+        changed = bool(changed_since_export(self.candidate))
+        found = diagnose(self.asked.arm, self.candidate, self.options.quantize, exact=changed)
+        return VerificationFailed("\n  ".join([said, *failures, *found.causes]))
 
 
-def _check_vocabulary(reference: Resident, candidate: Resident) -> None:
-    sizes = arm_vocabulary(reference), arm_vocabulary(candidate)
-    if sizes[0] != sizes[1]:
-        raise VerificationFailed(
-            f"the reference distinguishes {sizes[0]} next tokens, the candidate {sizes[1]}: tokens were "
-            "added or lost, so this is not the model that was measured"
-        )
-
-
-def _token_failures(
-    reference: Resident, candidate: Resident, rows: Sequence[Any], ids: Sequence[tuple[int, ...]], length: int
-) -> tuple[str, ...]:
-    """Say where the candidate's own tokenizer, chat template or stop tokens differ from the reference's."""
-    failures = []
-    theirs = prompt_ids(candidate.tokenizer, rows, length)
-    different = sum(a != b for a, b in zip(ids, theirs, strict=True))
-    if different:
-        failures.append(
-            f"{different} of {len(ids)} prompts become other token ids with the candidate's own "
-            "tokenizer and chat template"
-        )
-    stops = _stop_ids(reference), _stop_ids(candidate)
-    if stops[0] != stops[1]:
-        failures.append(
-            f"the candidate's generation stops at token {_listed(stops[1])}, the reference's at "
-            f"{_listed(stops[0])}"
-        )
-    return tuple(failures)
-
-
-def _stop_ids(resident: Resident) -> list[int]:
-    """Return the tokens at which generation ends; an adapter's folder may have its own settings."""
-    found = resident.model.generation_config.eos_token_id
-    return [] if found is None else [found] if isinstance(found, int) else sorted(found)
-
-
-def _listed(ids: list[int]) -> str:
-    return ", ".join(map(str, ids)) or "none"
+def _tokenizer(arm: ArmPath) -> Any:
+    own = (arm.path / "tokenizer_config.json").is_file() or arm.base is None
+    return load_tokenizer(arm.path if own else arm.base)  # type: ignore[arg-type]
 
 
 def _record(
-    reference: ArmPath,
-    candidate: ArmPath,
-    measured: Divergence,
-    floor: Divergence | None,
-    tolerance: Tolerance,
-    failures: tuple[str, ...],
-    expected: Literal["equal", "near"],
+    comparison: _Comparison,
+    found: _Found,
+    floor: StoredFloor | None,
+    others: dict[str, StoredFloor],
+    expected: Expected,
 ) -> Verification:
-    failures = (*failures, *tolerance.failures(measured))
+    options, asked = comparison.options, comparison.asked
+    limits = {
+        source: _limits(expected, None if floor is None else floor.measured[source], floor, options)
+        for source in found.measured
+    }
+    main = next(iter(found.measured))
+    failures = [*found.failures]
+    for source, measured in found.measured.items():
+        where = "" if len(limits) == 1 else f"{source}: "
+        failures += [f"{where}{line}" for line in limits[source].failures(measured)]
+    suite = found.suite
+    if suite is not None:
+        failures += _suite_failures(suite, expected)
+        own = {"measured": found.measured["suite"], "tolerance": limits["suite"].limits,
+               "floor": floor.measured["suite"] if floor else None}  # fmt: skip
+        suite = suite.model_copy(update={} if main == "suite" else own)
+    causes = _look_at_tensors(comparison, expected, failures)
+    known = floor is not None
     return Verification(
-        reference=reference.variant(),
-        candidate=candidate.variant(),
-        measured=measured,
-        floor=floor,
-        tolerance=tolerance.limits,
-        tolerance_source=tolerance.source,
+        reference=asked.variant,
+        candidate=comparison.candidate.variant(),
+        measured=found.measured[main],
+        floor=floor.measured[main] if floor else None,
+        tolerance=limits[main].limits,
+        tolerance_source=limits[main].source,
         passed=not failures,
-        failures=failures,
+        failures=tuple(failures),
         packages=package_versions(),
+        prompts_sha256=sequences_fingerprint(asked.header.prompts),
         expected=expected,
+        floor_source=floor.words if floor else None,
+        factor=(FACTOR if expected == "equal" else NEAR_FACTOR) if known else None,
+        factor_reason=(FACTOR_REASON if expected == "equal" else NEAR_REASON) if known else None,
+        other_floors={words: other.measured[main] for words, other in others.items()},
+        perplexity=found.perplexity,
+        suite=suite,
+        causes=causes,
+        reference_logits="stored" if asked.was_stored else "computed",
     )
+
+
+def _look_at_tensors(comparison: _Comparison, expected: Expected, failures: list[str]) -> tuple[str, ...]:
+    """Return the causes of a failure. A merge is looked at in any case, since one damaged weight of millions
+    changes no answer: then it fails for that (unless limits were given by hand, which ask for answers alone).
+    """
+    options, candidate = comparison.options, comparison.candidate
+    if not failures and (expected == "near" or options.tolerance):
+        return ()
+    changed = bool(changed_since_export(candidate))
+    found = diagnose(comparison.asked.arm, candidate, options.quantize, exact=changed)
+    if found.tensors and not failures:
+        failures.append("weights are not those that the reference's files give, whatever the answers")
+    return found.causes if failures else ()
+
+
+def _limits(
+    expected: Expected, measured: Divergence | None, floor: StoredFloor | None, options: Options
+) -> Tolerance:
+    words = floor.words if floor else ""
+    if expected == "equal":
+        assert measured is not None
+        return from_floor(measured, words, options.tolerance)
+    return near(measured, words, options.tolerance)
+
+
+def _suite_failures(suite: SuiteCheck, expected: Expected) -> list[str]:
+    """Worse fails; a quantized model must also be shown not to be worse than the margin."""
+    if suite.verdict is None:
+        return [f"suite {suite.name}: {suite.reason}"] if suite.items == 0 and expected == "near" else []
+    found = f"{suite.lost} right items became wrong and {suite.gained} wrong ones right, of {suite.items}"
+    assert suite.ci_low is not None
+    if suite.verdict == "worse":
+        return [f"suite {suite.name}: worse than the reference: {found} (p {suite.p_value:.2g})"]
+    if expected == "near" and suite.verdict == "inconclusive":
+        needed = f"; about {suite.n_needed} items would decide" if suite.n_needed else ""
+        return [
+            f"suite {suite.name}: not shown to lose less than {suite.margin:g}: {found}, interval from "
+            f"{suite.ci_low:+.3f}{needed}"
+        ]
+    return []
