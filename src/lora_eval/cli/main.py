@@ -36,6 +36,7 @@ _COMMANDS = {
         "Let another model judge the answers, and report what verdicts say.",
     ),
     "report": ("lora_eval.cli.report", "Write the report of a stored comparison again."),
+    "publish": ("lora_eval.cli.publish", "Publish weights, card and records to the Hugging Face Hub."),
     "recipe": ("lora_eval.cli.recipe", "List, show, check and copy recipes."),
     "template": ("lora_eval.cli.template", "List, show and apply chat templates."),
     "suite": ("lora_eval.cli.suite", "List and show suites."),

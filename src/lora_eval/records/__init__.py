@@ -31,6 +31,7 @@ from lora_eval.records.judging import (
     ScoreDifference,
     Strength,
 )
+from lora_eval.records.publication import Publication
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
@@ -71,6 +72,7 @@ __all__ = [
     "Pair",
     "PairCounts",
     "PairRate",
+    "Publication",
     "Recipe",
     "Record",
     "ReferenceCheck",

@@ -1,0 +1,236 @@
+"""A folder of weights and the records that speak of it: whether they fit, and what the card will say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from lora_eval.errors import GateFailed, ModelError, VerificationFailed
+from lora_eval.fingerprint import fingerprint_folder
+from lora_eval.publish.licences import check_languages, check_licence
+from lora_eval.publish.records import Records, find_verification, portable, read_optional, read_recipe
+from lora_eval.records import Comparison, Lineage, Publication, TrainingLog, Variant, Verification
+from lora_eval.records.publication import Benchmark, Relation
+from lora_eval.schema import read_record, suggest
+
+Kind = Literal["adapter", "merged", "gptq", "awq"]
+
+
+_RELATIONS: dict[Kind, Relation] = {
+    "adapter": "adapter", "merged": "merge", "gptq": "quantized", "awq": "quantized",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user says beside the folder and the comparison. `base_license` is the base's, where known;
+    `override` is why a failed gate is published all the same.
+    """
+
+    repo_id: str
+    kind: str | None = None
+    base_model: str | None = None
+    base_model_revision: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    base_license: str | None = None
+    language: tuple[str, ...] = ()
+    verification: Path | None = None
+    override: str | None = None
+    samples: bool = False
+    benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A folder of weights with the records that speak of it."""
+
+    folder: Path
+    kind: Kind
+    fingerprint: str
+    comparison: Comparison
+    comparison_folder: Path
+    date: str
+    lineage: Lineage | None
+    verification: Verification | None
+
+    @classmethod
+    def read(cls, folder: Path, comparison: Path, options: Options) -> Measured:
+        """Return what a folder holds and what is recorded of it.
+
+        Raises:
+            ModelError: no folder, or no weights of a kind that can be published.
+            RecordError: a record is faulty.
+        """
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no such folder; --variant names the folder of the weights")
+        lineage = read_optional(folder / "lineage.json", Lineage)
+        found = _kind(folder, lineage)
+        kind = next((known for known in _RELATIONS if known == found), None)
+        if options.kind is not None and kind != options.kind:
+            raise ModelError(f"{folder}: holds {found or 'no'} weights, not {options.kind} ones")
+        if kind is None:
+            raise ModelError(
+                f"{folder}: holds no adapter, merged or quantized model (kind: {found or 'unknown'}); "
+                "expected adapter_config.json, or the lineage.json that `lora-eval export` writes"
+            )
+        fingerprint = fingerprint_folder(folder)
+        record = read_record(comparison, Comparison)
+        if options.verification is not None:
+            verification: Verification | None = read_record(options.verification, Verification)
+        else:
+            verification = find_verification(fingerprint, [folder, folder.parent, comparison.parent])
+        date = datetime.fromtimestamp(comparison.stat().st_mtime, UTC).date().isoformat()
+        return cls(folder, kind, fingerprint, record, comparison.parent, date, lineage, verification)
+
+    @property
+    def own_arm(self) -> str | None:
+        """The arm with these very weights."""
+        return _arm_with(self.comparison, self.fingerprint)
+
+    @property
+    def arm(self) -> str | None:
+        """The arm whose figures are these weights': their own, or the one they were verified against."""
+        if self.own_arm is not None or self.verification is None:
+            return self.own_arm
+        return _arm_with(self.comparison, self.verification.reference.fingerprint)
+
+    def verification_problems(self) -> Iterable[VerificationFailed]:
+        """Why an export is not known to be what was measured."""
+        found = self.verification
+        if self.kind != "adapter" and found is None:
+            yield VerificationFailed(
+                f"{self.folder}: not verified: no verification*.json beside it is of these weights; run "
+                "`lora-eval verify`, or name the file with --verification"
+            )
+        if found is not None and found.candidate.fingerprint != self.fingerprint:
+            yield VerificationFailed(
+                f"{self.folder}: the verification is of {found.candidate.fingerprint}, the files are "
+                f"{self.fingerprint}: they changed since"
+            )
+        if found is not None and not found.passed:
+            yield VerificationFailed(f"{self.folder}: its verification failed: {'; '.join(found.failures)}")
+        if self.lineage and self.lineage.variants[-1].fingerprint not in (None, self.fingerprint):
+            yield VerificationFailed(
+                f"{self.folder}: lineage.json is of {self.lineage.variants[-1].fingerprint}, the files are "
+                f"{self.fingerprint}: they changed since they were made"
+            )
+
+    def gate_problems(self, options: Options) -> Iterable[GateFailed]:
+        """A failed gate, unless it is overridden."""
+        gate = self.comparison.gate
+        if gate is not None and gate.verdict == "FAIL" and options.override is None:
+            reasons = [f"{c.task}: {'; '.join(c.reasons)}" for c in gate.checks if c.verdict == "FAIL"]
+            yield GateFailed(
+                f"the gate failed ({' | '.join(reasons)}); --override-gate REASON publishes all the same, "
+                "and the card says so"
+            )
+
+    def input_problems(self, options: Options) -> Iterable[str]:
+        """What is missing or wrong in what was given."""
+        if self.arm is None:
+            arms = ", ".join(f"{arm.name} {arm.fingerprint}" for arm in self.comparison.arms)
+            yield f"{self.folder}: the comparison measured other weights ({arms}), not {self.fingerprint}"
+        base = self.base_model(options)
+        if base is None:
+            named = (self.lineage.base_model if self.lineage else None) or "unknown"
+            yield f"base model '{named}' is no name on the Hub; give --base-model OWNER/NAME[@REV]"
+        repo = options.repo_id.partition("/")[2]
+        yield from check_licence(
+            options.license or options.base_license, options.base_license,
+            name=options.license_name, link=options.license_link, repo=repo,
+        )  # fmt: skip
+        yield from check_languages(options.language)
+        tasks = [task.task for task in self.comparison.tasks]
+        for task in options.benchmarks:
+            if task not in tasks:
+                yield f"--benchmark {task}: no such task in the comparison{suggest(task, tasks)}"
+
+    def base_model(self, options: Options) -> str | None:
+        """The base's name on the Hub."""
+        named = options.base_model or (self.lineage.base_model if self.lineage else None)
+        on_hub = named and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", named)
+        return named if on_hub else None
+
+    def publication(self, options: Options) -> Publication:
+        """The record, still without its files."""
+        from lora_eval.registry import own_version
+
+        return Publication(
+            repo_id=options.repo_id,
+            kind=self.kind,
+            fingerprint=self.fingerprint,
+            arm=self.arm or "",
+            verified_as=self.own_arm is None,
+            base_model=self.base_model(options) or "",
+            base_model_revision=options.base_model_revision
+            or (self.lineage.variants[0].revision if self.lineage else None),
+            base_model_relation=_RELATIONS[self.kind],
+            license=options.license or options.base_license or "unknown",
+            license_name=options.license_name,
+            license_link=options.license_link,
+            base_license=options.base_license,
+            language=options.language,
+            override=options.override,
+            samples=options.samples,
+            date=self.date,
+            version=own_version(),
+            benchmarks=dict(options.benchmarks),
+        )
+
+    def names(self, publication: Publication) -> dict[str, str]:
+        """What the paths in the records are called where they are published."""
+        names = {arm.path: arm.name for arm in self.comparison.arms if arm.path.startswith("/")}
+        for variant in (*(self.lineage.variants if self.lineage else ()), *self._verified()):
+            if variant.path.startswith("/"):
+                names.setdefault(variant.path, Path(variant.path).name)
+                if variant.kind == "base" and publication.base_model:
+                    names[variant.path] = publication.base_model
+        for arm in self.comparison.arms:
+            if arm.kind == "base" and arm.path.startswith("/") and publication.base_model:
+                names[arm.path] = publication.base_model
+        return names | {str(self.folder.absolute()): publication.repo_id}
+
+    def _verified(self) -> tuple[Variant, ...]:
+        return (self.verification.reference, self.verification.candidate) if self.verification else ()
+
+    def _kept_training(self) -> TrainingLog | None:
+        """The training of the arm that an export was made from, as it was kept with the arm's run."""
+        from lora_eval.reports.origins import read_origins
+
+        found = read_origins(self.comparison, self.comparison_folder / "runs")
+        trained = [origin.training for origin in found.values() if origin.training is not None]
+        return trained[0] if len(trained) == 1 else None
+
+    def portable_records(self, publication: Publication) -> Records:
+        """The records as they are published."""
+        names = self.names(publication)
+        training = read_optional(self.folder / "training_log.json", TrainingLog) or self._kept_training()
+        return Records(
+            comparison=portable(self.comparison, names),
+            verification=portable(self.verification, names) if self.verification else None,
+            lineage=portable(self.lineage, names) if self.lineage else None,
+            training=portable(training, names) if training else None,
+            recipe=read_recipe(self.folder / "recipe.resolved.yaml"),
+        )
+
+
+def _kind(folder: Path, lineage: Lineage | None) -> str | None:
+    if lineage is not None:
+        return lineage.variants[-1].kind
+    return "adapter" if (folder / "adapter_config.json").is_file() else None
+
+
+def _arm_with(comparison: Comparison, fingerprint: str | None) -> str | None:
+    for arm in comparison.arms:
+        if fingerprint is not None and fingerprint in (
+            arm.fingerprint,
+            *(run.fingerprint for run in arm.runs),
+        ):
+            return arm.name
+    return None
