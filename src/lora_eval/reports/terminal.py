@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_eval.records import Comparison, TaskComparison, Verification
 from lora_eval.reports.numbers import DASH, difference_text, interval_text, is_share, mean_text, p_text
 from lora_eval.reports.scores import score_lines
+from lora_eval.reports.trend import Cell, Version, list_trends, trend_headline, trend_notes
 from lora_eval.reports.words import (
     GLYPHS,
     LABELS,
@@ -115,6 +116,34 @@ def pair_table(comparison: Comparison, a: str, b: str) -> Table:
     return table
 
 
+def print_trend(versions: Sequence[Version], console: Console) -> None:
+    """Print the difference from the base for each task and version; the last versions that fit the width."""
+    from rich.text import Text
+
+    trends = list_trends(versions)
+    console.print()
+    console.print(Text(trend_headline(versions, trends), style="bold"))
+    console.print()
+    shown = versions[-max(1, (console.width - 30) // 10) :]
+    for version in shown:
+        gate = f"  gate {version.gate}" if version.gate else ""
+        console.print(Text(f"{version.number}. {version.label}  {version.time}{gate}"))
+    left_out = len(versions) - len(shown)
+    table = _table(
+        "Difference from the base" + (f" ({left_out} earlier versions left out)" if left_out else "")
+    )
+    table.add_column("task", overflow="fold", ratio=1)
+    for version in shown:
+        table.add_column(str(version.number), justify="right", no_wrap=True)
+    for trend in trends:
+        cells = [_trend_cell(trend.cells[version.number - 1]) for version in shown]
+        table.add_row(Text(trend.name if trend.unit == "points" else f"{trend.name}, {trend.unit}"), *cells)
+    console.print(table)
+    console.print(Text(legend(), style="dim"))
+    for note in trend_notes(versions):
+        console.print(Text(note))
+
+
 def legend() -> str:
     """What the marks mean."""
     return "  ".join(f"{GLYPHS[word]} {LABELS[word]}" for word in LABELS)
@@ -139,6 +168,14 @@ def _cell(task: TaskComparison, arm: str, word: str | None) -> Text:
 
     mean = mean_text(task, task.means.get(arm)) if arm in task.means else DASH
     return Text(f"{mean} {GLYPHS[word]}", style=STYLES[word]) if word else Text(f"{mean}  ")
+
+
+def _trend_cell(cell: Cell | None) -> Text:
+    from rich.text import Text
+
+    if cell is None:
+        return Text(f"{DASH}  ")
+    return Text(f"{cell.text} {GLYPHS[cell.verdict]}", style=STYLES[cell.verdict])
 
 
 def _task_name(task: TaskComparison) -> str:
