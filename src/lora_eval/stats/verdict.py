@@ -18,6 +18,8 @@ from lora_eval.stats.estimate import Estimate
 from lora_eval.stats.power import needed_n
 
 FEW_PAIRS = 20
+# Right-or-wrong items: below so many, of which so few changed, a bound against a margin is too hopeful.
+ENOUGH_PAIRS, FEW_CHANGES = 200, 5
 Word = Literal["better", "worse", "not_worse", "inconclusive"]
 
 
@@ -52,7 +54,7 @@ def judge(
         within = f"the drop is within the stated margin of {margin:g}" if safe else None
         return Judgement("worse", _join(within, caution), None)
     if safe:
-        return Judgement("not_worse", caution, None)
+        return Judgement("not_worse", _join(caution, _hopeful(estimate)), None)
     needed = _needed(estimate, higher_is_better, margin, tests)
     return Judgement(
         "inconclusive", _join(estimate.reason, caution, _undecided(estimate, p_adjusted)), needed
@@ -82,6 +84,15 @@ def _few(estimate: Estimate) -> str | None:
             "interval"
         )
     return None
+
+
+def _hopeful(estimate: Estimate) -> str | None:
+    """A bound from few changes is too near: simulated, not worse is said wrongly in up to 6.9 %, not 2.5 %."""
+    if estimate.p_mid is None or estimate.n >= ENOUGH_PAIRS or estimate.changed > FEW_CHANGES:
+        return None
+    return (
+        f"with {estimate.changed} of {estimate.n} items changed the bound is hopeful: more items would tell"
+    )
 
 
 def _unchanged(estimate: Estimate) -> str | None:
