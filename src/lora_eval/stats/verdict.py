@@ -87,7 +87,7 @@ def _few(estimate: Estimate) -> str | None:
 
 
 def _hopeful(estimate: Estimate) -> str | None:
-    """A bound from few changes is too near: simulated, not worse is said wrongly in up to 6.9 %, not 2.5 %."""
+    """A bound from few changes is too near: simulated, not worse is wrong in up to 6.9 %, not 2.5 %."""
     if estimate.p_mid is None or estimate.n >= ENOUGH_PAIRS or estimate.changed > FEW_CHANGES:
         return None
     return (
