@@ -142,13 +142,13 @@ class Assembler:
         self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
     ) -> None:
         """Write a weight that was quantized, or that the adapter adds to, or both."""
-        start = self._start(output, stored)
+        start = self._start(output, stored, workers)
         ranges = row_ranges(len(start.stored), _width(start.stored), start.step)
         if output.edit == Edit():
             self._done.untouched += 1
 
             def copied(first: int, end: int) -> Any:
-                piece = start.rows(first, end)[0].to(self._dtype)
+                piece = start.rows(first, end)[0].to(self._dtype, copy=True)
                 check_finite(output.name, piece)
                 return piece
 
@@ -165,7 +165,7 @@ class Assembler:
         quantized = start.quantized is not None
         self._collect(output, workers.ordered(changed, ranges), append, _transposed(output), quantized)
 
-    def _start(self, output: Output, stored: Any) -> Start:
+    def _start(self, output: Output, stored: Any, workers: Workers) -> Start:
         """Return the weight before the adapter, as training used it."""
         layer, edit = output.layer, output.edit
         if edit.whole is not None:
@@ -190,7 +190,7 @@ class Assembler:
             return Start(weight)
         if self._trip is not None and quantized:
             weight = stored if self._loaded is None else stored.to(self._loaded)
-            return Start(weight, self._trip.prepare(weight))
+            return Start(weight, self._trip.prepare(weight, workers.ordered))
         return Start(stored, dtype=self._loaded, transposed=_transposed(output))
 
     def _collect(

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 from lora_eval.errors import CheckFailed
+from lora_eval.exporters.pieces import scratch
 from lora_eval.records.export import MergeAudit, TensorAudit
 
 _LOST = 0.5  # a change of which rounding kept less than half is not the adapter that was measured
@@ -58,20 +59,20 @@ def piece_sums(
 
     flat = base.view(-1)
     sums = Sums(elements=base.numel(), base=float(torch.dot(flat, flat)))
-    change = torch.sub(summed, base).view(-1)
+    shape = tuple(base.shape)
+    change = torch.sub(summed, base, out=scratch("change", shape)).view(-1)
     sums.added = float(torch.dot(change, change))
     if delta is not None:
         added = change if unscaled is None else torch.sub(unscaled, base).view(-1)
         sums.delta = float(torch.dot(delta.view(-1), delta.view(-1)))
         sums.added_delta = float(torch.dot(added, delta.view(-1)))
-    stored = merged.float()  # a copy, unless the output is float32
-    stored = stored.sub_(base) if stored is not merged else stored - base
+    stored = scratch("stored", shape).copy_(merged).sub_(base)
     sums.stored_added = float(torch.dot(stored.view(-1), change))
     if sums.added:
         sums.differing = _differing(merged, base.to(merged.dtype))
     if original is not None:
-        wide = original.float().view(-1)
-        error = torch.sub(flat, wide)
+        wide = scratch("stored", shape).copy_(original).view(-1)
+        error = torch.sub(flat, wide, out=change)
         sums.error = float(torch.dot(error, error))
         sums.original = float(torch.dot(wide, wide))
     return sums

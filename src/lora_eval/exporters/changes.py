@@ -13,6 +13,7 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.exporters.audit import Sums, piece_sums
 from lora_eval.exporters.lora import Adapter, Edit, Lora
+from lora_eval.exporters.pieces import scratch
 from lora_eval.exporters.round_trip import Quantized
 
 _NORM_ELEMENTS = 1 << 22
@@ -33,7 +34,7 @@ class Start:
         return 1 if self.quantized is None else self.quantized.step
 
     def rows(self, first: int, end: int) -> tuple[Any, Any | None]:
-        """Return the rows, and the unquantized ones where they were quantized."""
+        """Return the rows (for a short while: see `scratch`), and the unquantized ones where they were quantized."""
         piece = self.stored[first:end]
         if self.dtype is not None:
             piece = piece.to(self.dtype)
@@ -68,16 +69,19 @@ class Change:
         lora = _needed(self._lora)
         if lora.embedding:
             return torch.mm(self._b, self._a[:, first:end]).T.mul(lora.scaling).contiguous()
-        return torch.mm(self._b[first:end], self._a).mul_(lora.scaling)
+        found = scratch("delta", (end - first, self._a.shape[1]))
+        return torch.mm(self._b[first:end], self._a, out=found).mul_(lora.scaling)
 
     def apply(self, start: Start, first: int, end: int, dtype: Any) -> tuple[Any, Sums]:
         """Return the merged rows in the output dtype, and what happened to them."""
+        import torch
+
         piece, original = start.rows(first, end)
-        base = piece.float()
+        base = scratch("base", tuple(piece.shape)).copy_(piece)
         delta, summed, unscaled = None, base, None
         if self._lora is not None or self._bias is not None:
             delta = self.delta(first, end)
-            summed = base + delta
+            summed = torch.add(base, delta, out=scratch("summed", tuple(base.shape)))
         if self._magnitude is not None:
             unscaled = summed
             summed = self._row_factors(base, delta, first, end, start.transposed) * unscaled
@@ -87,7 +91,7 @@ class Change:
             for row in inside:
                 # As PEFT sets them in: rounded to the embedding's dtype.
                 summed[row - first] = self._rows[row].to(piece.dtype).float()
-        merged = summed.to(dtype)  # the only rounding
+        merged = summed.to(dtype, copy=True)  # the only rounding
         sums = piece_sums(
             base=base, summed=summed, merged=merged, delta=delta, unscaled=unscaled, original=original
         )

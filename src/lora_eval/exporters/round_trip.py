@@ -1,17 +1,23 @@
 """The values that training saw: bitsandbytes' 4-bit quantization of a weight, and back, piece by piece.
 
-bitsandbytes finds the code of each value by a binary search (`torch.bucketize`, 28 ns for each value on one
-core of an AMD EPYC, 0.5 ns to dequantize). Counting how many of the 15 borders lie below a value gives the
-same code in a fifth of that, since comparisons are vectorised. Everything else is bitsandbytes' own: the
-borders, the double quantization of the scales, the dequantization. The result is equal in every bit.
+bitsandbytes finds the code of each value by a binary search (`torch.bucketize`: 28 ns for each value on one
+core of an AMD EPYC). Counting how many of the 15 borders lie below a value gives the same code in a fifth of
+that, since comparisons are vectorised. Borders, codes and the double quantization of the scales are
+bitsandbytes' own, and so is the arithmetic: the result is equal in every bit.
+
+Its C code for dequantizing is not called, for two reasons. On AVX512 it takes the scales of wrong blocks where
+a row of a multiple of 16 does not end with a block (0.50.2; measured for 32, 48, 80, 96, 160, 176 and 224
+columns: errors 4 times those of NF4). And it starts threads of its own under every thread that calls it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import gcd
 from typing import Any
 
 from lora_eval.errors import ModelError
+from lora_eval.exporters.pieces import InOrder, one_by_one, row_ranges, scratch
 
 _BLOCK = 64  # Params4bit's own on CPUs and NVIDIA; not an option of BitsAndBytesConfig
 
@@ -40,91 +46,76 @@ class RoundTrip:
         self.config = config
         bounds, order = ops._get_4bit_quantize_bounds(config.bnb_4bit_quant_type, torch.device("cpu"))
         self._bounds = [float(bound) for bound in bounds]
-        # FP4's codes do not lie in the order of their values: the code of each rank.
-        self._order = order.to(torch.uint8) if config.bnb_4bit_quant_type != "nf4" else None
+        values = ops._get_4bit_code(config.bnb_4bit_quant_type, torch.device("cpu"))[order].float()
+        # Two neighbours at once: rank + 256 * the next one's rank, to both values as the 64 bits of one number.
+        pairs = torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=1).view(torch.int64)
+        self._pairs = torch.zeros(16, 256, dtype=torch.int64)
+        self._pairs[:, :16] = pairs.view(16, 16)
+        self._pairs = self._pairs.view(-1)
 
     def __call__(self, weight: Any) -> Any:
         """Return the whole weight (out, in) as the quantized layer used it."""
-        return self.prepare(weight).rows(0, len(weight))
+        return self.prepare(weight).rows(0, len(weight)).clone()
 
-    def prepare(self, weight: Any) -> Quantized:
+    def prepare(self, weight: Any, in_order: InOrder = one_by_one) -> Quantized:
         """Return the weight (out, in) with the scales of its blocks, ready to give rows."""
-        return Quantized(self, weight)
+        return Quantized(self, weight, in_order)
 
-    def codes(self, scaled: Any) -> Any:
-        """Return the 4-bit code (uint8) of each value in [-1, 1]; as `torch.bucketize`, ties go down."""
+    def values(self, scaled: Any) -> Any:
+        """Return the code's value (float32) for each number in [-1, 1]; as in `torch.bucketize`, ties go down.
+
+        The result lies in scratch memory.
+        """
         import torch
 
-        rank = torch.zeros(scaled.shape, dtype=torch.uint8)
-        above = torch.empty(scaled.shape, dtype=torch.bool)
+        size = scaled.numel()
+        rank = scratch("rank", (size,), torch.uint8).zero_()
+        above = scratch("above", (size,), torch.bool)
         for bound in self._bounds:
             torch.gt(scaled, bound, out=above)
             rank.add_(above.view(torch.uint8))
-        return rank if self._order is None else self._order[rank.int()]
-
-    def whole(self, weight: Any) -> Any:
-        """The round trip of a weight whose last block is not full, by bitsandbytes alone."""
-        import torch
-        from bitsandbytes import functional
-
-        config = self.config
-        packed, state = functional.quantize_4bit(
-            weight.contiguous(), quant_type=config.bnb_4bit_quant_type, blocksize=_BLOCK
-        )
-        scale = double(state.absmax) if config.bnb_4bit_use_double_quant else state.absmax
-        bytes_needed = len(scale) * _BLOCK // 2
-        padded = torch.nn.functional.pad(packed.view(-1), (0, bytes_needed - packed.numel()))
-        return self.dequantize(padded, scale)[: weight.numel()].view(weight.shape)
-
-    def dequantize(self, packed: Any, scale: Any) -> Any:
-        """Return the values of whole blocks, one after another, in the compute dtype.
-
-        Not with the weight's own shape: bitsandbytes 0.50.2's kernel for AVX512 takes the scales of wrong
-        blocks where a row of a multiple of 16 does not end with a block (measured for 32, 48, 80, 96, 160, 176
-        and 224 columns: errors 4 times those of NF4). Its generic and its GPU code give what this gives.
-        """
-        from bitsandbytes import functional
-
-        state = functional.QuantState(
-            absmax=scale,
-            shape=(1, len(scale) * _BLOCK),
-            dtype=self.config.bnb_4bit_compute_dtype,
-            blocksize=_BLOCK,
-            quant_type=self.config.bnb_4bit_quant_type,
-        )
-        return functional.dequantize_4bit(packed.view(-1, 1), state).view(-1)
+        pairs = scratch("pairs", (size // 2,), torch.int32).copy_(rank.view(torch.int16))
+        found = scratch("found", (size // 2,), torch.int64)
+        return torch.index_select(self._pairs, 0, pairs, out=found).view(torch.float32)
 
 
 class Quantized:
     """One weight in the eyes of the quantized layer; `step` is the least number of rows that ends a block."""
 
-    def __init__(self, trip: RoundTrip, weight: Any) -> None:
+    def __init__(self, trip: RoundTrip, weight: Any, in_order: InOrder) -> None:
+        import torch
+
         self._trip = trip
         self._weight = weight
         self.step = _BLOCK // gcd(_BLOCK, weight.shape[-1])
-        self._done = None
-        if weight.numel() % _BLOCK:
-            self._done, self.step = trip.whole(weight), 1
-            return
-        self._largest = _absmax(weight)
+        flat = weight.reshape(-1)
+        ranges = row_ranges(-(len(flat) // -_BLOCK), _BLOCK)
+        self._largest = torch.cat(list(in_order(partial(_absmax, flat), ranges)))
         self._scale = double(self._largest) if trip.config.bnb_4bit_use_double_quant else self._largest
 
     def rows(self, start: int, end: int) -> Any:
-        """Return the rows in the compute dtype; `start` and `end` are multiples of `step`, or the last row."""
-        import torch
+        """Return the rows in the compute dtype; `start` and `end` are multiples of `step`, or the last row.
 
-        if self._done is not None:
-            return self._done[start:end]
+        They lie in scratch memory of this thread: the next call writes over them.
+        """
         piece = self._weight[start:end]
         width = piece.shape[-1]
-        blocks = slice(start * width // _BLOCK, end * width // _BLOCK)
-        largest = self._largest[blocks]
-        scaled = piece.to(torch.float32, copy=True).view(-1, _BLOCK)
-        scaled.mul_((1.0 / largest.clamp(min=1e-38)).view(-1, 1)).clamp_(-1, 1)
-        # Two codes to a byte, the first in the upper half: a pair read as a little-endian 16-bit number.
-        pair = self._trip.codes(scaled.view(-1)).view(torch.int16)
-        packed = ((pair << 4) | (pair >> 8)).to(torch.uint8)
-        return self._trip.dequantize(packed, self._scale[blocks]).view(piece.shape)
+        blocks = slice(start * width // _BLOCK, -(end * width // -_BLOCK))
+        largest = self._largest[blocks].clamp(min=1e-38).view(-1, 1)
+        scaled = scratch("scaled", (len(largest) * _BLOCK,))
+        scaled[piece.numel() :] = 0  # the weight's last block may not be full
+        scaled[: piece.numel()] = piece.reshape(-1)
+        if piece.numel() == len(scaled):
+            scaled.view(-1, _BLOCK).mul_(1.0 / largest)
+        else:
+            full = piece.numel() // _BLOCK
+            scaled[: full * _BLOCK].view(-1, _BLOCK).mul_(1.0 / largest[:full])
+            scaled[full * _BLOCK :].div_(largest[full])
+        found = self._trip.values(scaled.clamp_(-1, 1)).view(-1, _BLOCK)
+        found.mul_(self._scale[blocks].view(-1, 1))
+        dtype = self._trip.config.bnb_4bit_compute_dtype
+        used = scratch(f"used {dtype}", found.shape, dtype).copy_(found)
+        return used.view(-1)[: piece.numel()].view(piece.shape)
 
 
 def double(largest: Any) -> Any:
@@ -136,12 +127,12 @@ def double(largest: Any) -> Any:
     return functional.dequantize_blockwise(packed, state).add_(offset)
 
 
-def _absmax(weight: Any) -> Any:
-    """Return the largest magnitude of each block, in float32."""
+def _absmax(flat: Any, first: int, end: int) -> Any:
+    """Return the largest magnitude of each block, in float32; the last block may not be full."""
     import torch
 
-    blocks = weight.contiguous().view(-1, _BLOCK)
-    found = torch.empty(len(blocks))
-    for start in range(0, len(blocks), 4096):
-        found[start : start + 4096] = blocks[start : start + 4096].float().abs().amax(dim=1)
-    return found
+    piece = flat[first * _BLOCK : end * _BLOCK]
+    full = len(piece) // _BLOCK * _BLOCK
+    wide = scratch("wide", (full,)).copy_(piece[:full]).abs_().view(-1, _BLOCK)
+    found = wide.amax(dim=1)
+    return found if full == len(piece) else torch.cat([found, piece[full:].float().abs().max().view(1)])
