@@ -136,7 +136,7 @@ def print_verification(record: Verification, out: Path, *, as_json: bool, silent
     if as_json:
         click.echo(dump_record(record), nl=False)
     if not silent:
-        for line in (*_figures(record), f"limits: {record.tolerance_source}"):
+        for line in (*figures(record), f"limits: {record.tolerance_source}"):
             click.echo(line, err=True)
     for failure in record.failures:
         click.echo(f"failed: {failure}", err=True)
@@ -146,7 +146,8 @@ def print_verification(record: Verification, out: Path, *, as_json: bool, silent
     click.echo(f"{verdict} ({out})", err=True)
 
 
-def _figures(record: Verification) -> list[str]:
+def figures(record: Verification) -> list[str]:
+    """Return what was measured, in lines for people."""
     found = record.measured
     answers = "" if found.answer_mean_kl is None else f", on the answers {found.answer_mean_kl:.2g}"
     agreed = ""

@@ -7,8 +7,9 @@ a coarser grid (the noise floors), `divergence` compares, `tolerance` turns floo
 """
 
 from lora_eval.verify.arms import ArmPath, parse_arm_path
+from lora_eval.verify.prompts import small_set
 from lora_eval.verify.reference import default_folder
 from lora_eval.verify.stage import Options, verify
 from lora_eval.verify.tolerance import parse_tolerance
 
-__all__ = ["ArmPath", "Options", "default_folder", "parse_arm_path", "parse_tolerance", "verify"]
+__all__ = ["ArmPath", "Options", "default_folder", "parse_arm_path", "parse_tolerance", "small_set", "verify"]

@@ -8,12 +8,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_eval.errors import InputError
+from lora_eval.exporters.calibration import calibration_files
 from lora_eval.exporters.rows import Row, read_rows, row_ids
 from lora_eval.fingerprint import fingerprint_data
 from lora_eval.protocols import Engine, GenerateRequest, Progress
 from lora_eval.runstore import has_run, read_run
 
 Source = Literal["prompts", "suite"]
+_TEXTS: tuple[Row, ...] = (
+    "The train to the coast leaves at a quarter past nine, and the next one only at noon.",
+    "To make bread you need flour, water, salt and a little patience.",
+    "In the morning the square was empty. By ten o'clock the market had filled it with people.",
+    "She wrote three letters: one to her sister, one to the bank, and one that she never sent.",
+    "Water boils at 100 degrees Celsius at sea level and at about 93 degrees in Denver.",
+    "def add(a, b):\n    return a + b\n\nprint(add(2, 3))",
+    "Question: What is the capital of France?\nAnswer: Paris.",
+    "The committee met twice in March. It decided nothing, and it will meet again in May.",
+    "1, 1, 2, 3, 5, 8, 13, 21, 34, 55",
+    "Dear Ms Weber, thank you for your message. Your order has left our warehouse today.",
+    "A triangle has three sides. A square has four, and all of them are equally long.",
+    "Der Zug nach Hamburg ist heute wieder zu spaet, aber das stoert hier niemanden mehr.",
+    "Once there was a fox who lived at the edge of a wood and was afraid of nothing but geese.",
+    '{"name": "Ada", "year": 1815, "languages": ["English", "French"]}',
+    "If it rains tomorrow we will stay at home; otherwise we will walk to the old mill.",
+    "The results were clear: of 240 plants that were watered, 228 were still alive in August.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,18 @@ def read_prompts(path: Path, limit: int) -> list[Row]:
             raise InputError(f"--prompts {path}: the run holds no item with a prompt")
     else:
         rows = read_rows(path)
+    return spaced(rows, limit)
+
+
+def small_set(model: Path, limit: int) -> list[Row]:
+    """Return at most `limit` prompts for a model that nobody gave any for: rows of the data that it was
+    trained on where they are on this machine, else texts of our own.
+    """
+    try:
+        files = calibration_files(model, None)
+        rows = [row for file in files for row in spaced(read_rows(file), limit)]
+    except InputError:
+        rows = list(_TEXTS)
     return spaced(rows, limit)
 
 

@@ -1,0 +1,116 @@
+"""Every export ends with a verification on a small set: is what was written the model that was measured?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lora_eval.records import Lineage, Verification
+
+SAMPLES = 16
+_FILE = "verification.json"
+
+
+def verify_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every export has for its verification."""
+    for option in (
+        click.option(
+            "--verify-prompts",
+            type=click.Path(path_type=Path, exists=True),
+            metavar="FILE|RUN",
+            help="Prompts of the verification (default: rows of the training data, else texts of our own).",
+        ),
+        click.option(
+            "--no-verify",
+            is_flag=True,
+            help="Do not compare the export with what it was made from; lineage.json then says unverified, "
+            "and publish refuses it.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def check_export(
+    base: Path, adapter: Path | None, out: Path, lineage: Lineage, options: dict[str, Any], progress: Any
+) -> tuple[Lineage, Verification | None, str | None]:
+    """Verify the export in `out` against the adapter on its base (or, without one, the whole model `base`),
+    write `verification.json` and its outcome into `lineage.json`, and return the lineage, the verification
+    and what kept it from being made.
+
+    `options` are the command's: `no_verify`, `verify_prompts`, `quantize` of a merge. What cannot be opened
+    or asked is no failure of the export: it stays unverified, with the reason.
+
+    Raises:
+        VerificationFailed: it cannot even be compared; the folder stays, marked as failed.
+    """
+    from lora_eval.errors import InputError, VerificationFailed
+
+    if options.get("no_verify"):
+        reason = "--no-verify"
+        return _mark(out, lineage, "no", reason), None, reason
+    try:
+        record = _verify(base, adapter, out, lineage, options, progress)
+    except VerificationFailed as error:
+        _mark(out, lineage, "failed", str(error).splitlines()[0])
+        raise
+    except InputError as error:
+        return _mark(out, lineage, "no", str(error)), None, str(error)
+    return (
+        _mark(out, lineage, "passed" if record.passed else "failed", "; ".join(record.failures)),
+        record,
+        None,
+    )
+
+
+def _verify(
+    base: Path, adapter: Path | None, out: Path, lineage: Lineage, options: dict[str, Any], progress: Any
+) -> Verification:
+    from lora_eval.verify import ArmPath, Options, default_folder, small_set, verify
+    from lora_eval.verify.arms import parse_arm_path
+
+    candidate = ArmPath("export", lineage.variants[-1].kind, out)
+    if adapter is None:
+        reference = parse_arm_path(str(base), None, option="--model")
+    else:
+        reference = ArmPath("measured", "adapter", adapter, base=base)
+    prompts: Any = options.get("verify_prompts") or small_set(out, SAMPLES)
+    chosen = Options(samples=SAMPLES, quantize=options.get("quantize") or "auto", store=default_folder())
+    return verify(reference, candidate, prompts, out / _FILE, chosen, progress)
+
+
+def _mark(out: Path, lineage: Lineage, verified: str, reason: str) -> Lineage:
+    """Store in the export's own step whether it was verified: `passed`, `failed` or `no`."""
+    from lora_eval.models import write_lineage
+    from lora_eval.records import Step
+    from lora_eval.registry import own_version
+
+    *before, last = lineage.steps or (Step(tool="lora-eval export", version=own_version()),)
+    outcome = {"verified": verified} | ({"verified_reason": reason} if reason else {})
+    marked = lineage.model_copy(
+        update={"steps": (*before, last.model_copy(update={"arguments": last.arguments | outcome}))}
+    )
+    write_lineage(out, marked)
+    return marked
+
+
+def say(record: Verification | None, reason: str | None, *, asked_for_another: bool) -> int:
+    """Print the outcome on stderr and return the exit status: 3 where the export is not the measured model,
+    unless another one was asked for (`--onto original`), whose cost this is.
+    """
+    from lora_eval.cli.verify import figures
+
+    if record is None:
+        click.echo(f"unverified: {reason}", err=True)
+        return 0
+    for line in figures(record):
+        click.echo(line, err=True)
+    if record.passed:
+        click.echo("verified: it is the model that was measured", err=True)
+        return 0
+    for line in (*record.failures, *record.causes):
+        click.echo(f"not the model that was measured: {line}", err=True)
+    return 0 if asked_for_another else 3
