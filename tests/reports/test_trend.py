@@ -80,6 +80,8 @@ def test_every_point_is_the_difference_of_its_comparison(sources):
         (line,) = trend.chart.series
         gains = [cell.pair.difference * (1 if cell.task.higher_is_better else -1) for cell in trend.cells]
         heights = [dot.y for dot in line.dots]
+        shapes = {"better": "triangle", "worse": "down"}
+        assert [dot.marker for dot in line.dots] == [shapes.get(c.verdict, "circle") for c in trend.cells]
         assert sorted(range(4), key=heights.__getitem__) == sorted(
             range(4), key=gains.__getitem__
         )  # up is better
@@ -150,7 +152,7 @@ def test_the_terminal_keeps_its_width_and_the_last_versions(sources, width):
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert any(line.startswith("12. version-11") for line in lines)
-    assert ("7 earlier versions left out" in stream.getvalue()) is (width == 80)
+    assert ("7 earlier left out" in stream.getvalue()) is (width == 80)
 
 
 def test_the_command_writes_reports_and_trend_in_the_given_order(run_cli, folders):

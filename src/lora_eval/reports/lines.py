@@ -11,13 +11,14 @@ from lora_eval.reports.charts import Axis, Tick, make_axis
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A marked place: 0 to 100 from the left and from the bottom."""
+    """A marked place: 0 to 100 from the left and from the bottom; `marker` instead of the line's."""
 
     x: float
     y: float
     tooltip: str
     verdict: str = ""
     href: str = ""
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True)

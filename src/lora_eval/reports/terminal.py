@@ -127,11 +127,9 @@ def print_trend(versions: Sequence[Version], console: Console) -> None:
     shown = versions[-max(1, (console.width - 30) // 10) :]
     for version in shown:
         gate = f"  gate {version.gate}" if version.gate else ""
-        console.print(Text(f"{version.number}. {version.label}  {version.time}{gate}"))
+        console.print(Text(f"{version.number}. {version.label}  {version.made}{gate}"))
     left_out = len(versions) - len(shown)
-    table = _table(
-        "Difference from the base" + (f" ({left_out} earlier versions left out)" if left_out else "")
-    )
+    table = _table("Difference from the base" + (f" ({left_out} earlier left out)" if left_out else ""))
     table.add_column("task", overflow="fold", ratio=1)
     for version in shown:
         table.add_column(str(version.number), justify="right", no_wrap=True)

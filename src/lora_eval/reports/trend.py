@@ -18,6 +18,9 @@ from lora_eval.reports.numbers import difference_text, gain, interval_text, is_s
 from lora_eval.reports.page import render_template
 from lora_eval.reports.words import LABELS, base_arm, mark, row_text, rows_of, tuned_arms
 
+# Shapes of points, so that no colour is needed: up and down for what is better and worse, else a circle.
+MARKERS = {"better": "triangle", "worse": "down"}
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -46,6 +49,13 @@ class Version:
     def items(self) -> tuple[object, ...]:
         """What must agree for two versions to stand on one line: the items and the base's weights."""
         return (self.comparison.suite.get("fingerprint"), base_arm(self.comparison).fingerprint)
+
+    @property
+    def made(self) -> str:
+        """When it was made: `2026-11-26 01:02 UTC`, or the text as it is where it is no such time."""
+        if not self.time.endswith("+00:00"):
+            return self.time
+        return f"{self.time[:16].replace('T', ' ')} UTC"
 
     @property
     def gate(self) -> str:
@@ -187,10 +197,10 @@ def _chart(cells: Sequence[Cell | None]) -> Chart | None:
     y = make_axis(values, parts=4, smallest=1.0 if is_share(task) else 1e-9)
     x = Axis(0.5, len(cells) + 0.5, 1.0)
     runs = _unbroken(cells, gains)
-    unit = "points" if is_share(task) else f"{task.metric.replace('_', ' ')}"
+    unit = unit_name(task)
     return Chart(
         label=f"{task.task}: gain over the base for each version, {unit}",
-        caption=f"Gain over the base ({unit}), up is better; versions by number",
+        caption=f"{unit}, up is better",
         x_ticks=tuple(Tick(x.at(place), str(place), False) for place in range(1, len(cells) + 1)),
         y_ticks=tuple(y.ticks(signed=True)),
         series=tuple(_line(run, x, y) for run in runs),
@@ -237,7 +247,13 @@ def _line(run: _Run, x: Axis, y: Axis) -> Line:
         upper = [(upper[0][0] - 1.5, upper[0][1]), (upper[0][0] + 1.5, upper[0][1])]
         lower = [(lower[0][0] - 1.5, lower[0][1]), (lower[0][0] + 1.5, lower[0][1])]
     dots = tuple(
-        Dot(*place, tooltip=_tooltip(cell), verdict=cell.verdict, href=cell.version.href)
+        Dot(
+            *place,
+            tooltip=_tooltip(cell),
+            verdict=cell.verdict,
+            href=cell.version.href,
+            marker=MARKERS.get(cell.verdict, "circle"),
+        )
         for place, (cell, _) in zip(places, run, strict=True)
     )
     return Line("arm1", "circle", svg_points(places), dots, band=svg_points([*upper, *reversed(lower)]))
