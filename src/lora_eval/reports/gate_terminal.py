@@ -43,6 +43,7 @@ def print_gate(comparison: Comparison, console: Console) -> None:
                 head = f"  {_task(line, own)}, {line.rule}"
                 console.print(Text.assemble((line.verdict, STYLES[line.verdict]), head))
                 console.print(Padding(Text(line.reason), (0, 0, 0, 2)))
+    console.print(Text("gains in the better direction, in the metric's own units; or the ratio", style="dim"))
     for note in gate.notes:
         console.print(Text(f"Note: {note}.", style="yellow"))
 
@@ -52,9 +53,7 @@ def _table(rows: Sequence[_Row], pair: str, level: float) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=pair, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left"
-    )
+    table = Table(title=pair, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("task", overflow="fold")
     table.add_column("asked", overflow="fold")
@@ -63,7 +62,6 @@ def _table(rows: Sequence[_Row], pair: str, level: float) -> Table:
     for check, line in rows:
         verdict = Text(line.verdict, style=STYLES[line.verdict])
         table.add_row(verdict, Text(_task(line, rows)), Text(line.rule), line.found, _bounds(check))
-    table.caption = "gains in the better direction, in the metric's own units; or the ratio"
     return table
 
 

@@ -1,0 +1,94 @@
+"""docs/gate.md and its GitHub example say what the program does now."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from lora_eval.cli.main import group
+from lora_eval.records import Gate
+from lora_eval.schema import parse_record, parse_yaml
+from lora_eval.stats.dirichlet import dirichlet_interval
+from lora_eval.stats.gate import decide
+from tests.conftest import CHECKOUT
+
+PAGE = (CHECKOUT / "docs" / "gate.md").read_text("utf-8")
+EXAMPLE = CHECKOUT / "docs" / "examples" / "github-actions.yml"
+BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[dict]:
+    workflow = yaml.safe_load(EXAMPLE.read_text("utf-8"))
+    (job,) = workflow["jobs"].values()
+    return job["steps"]
+
+
+def test_the_page_holds_the_example_as_it_is() -> None:
+    assert BLOCKS[-1] == EXAMPLE.read_text("utf-8")
+
+
+def test_the_gate_on_the_page_is_one() -> None:
+    gate = parse_record(parse_yaml(BLOCKS[0], "page"), Gate, "page")
+    assert {rule.condition for rule in gate.rules} == {"min_gain", "max_drop", "max_perplexity_ratio"}
+    names = (CHECKOUT / "evals" / "pocket" / "suite.yaml").read_text("utf-8")
+    assert [rule.task for rule in gate.rules if rule.task not in names] == []
+
+
+def test_every_key_of_a_rule_is_on_the_page() -> None:
+    from lora_eval.records import GateRule
+
+    assert [name for name in GateRule.model_fields if f"| `{name}` |" not in PAGE] == []
+
+
+def test_every_command_of_the_example_parses(steps: list[dict]) -> None:
+    found = []
+    for line in "\n".join(step.get("run", "") for step in steps).splitlines():
+        words = shlex.split(line.partition("||")[0])
+        if words[:1] == ["lora-eval"]:
+            context = group.make_context("lora-eval", words[1:])
+            name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+            command.make_context(name, rest)  # a wrong option or argument is a UsageError
+            found.append(name)
+    assert found == ["compare", "gate"]
+
+
+def test_what_the_example_uploads_and_comments_is_what_the_commands_write(steps: list[dict]) -> None:
+    texts = "\n".join(str(step) for step in steps)
+    assert "--out comparison" in texts and "--junit gate.xml" in texts
+    (upload,) = (step for step in steps if "upload-artifact" in step.get("uses", ""))
+    assert upload["with"]["path"].split() == [
+        "comparison/comparison.json",
+        "comparison/report.html",
+        "comparison/report.md",
+        "gate.xml",
+    ]
+    (comment,) = (step for step in steps if step.get("name") == "Comment")
+    assert "comparison/report.md" in comment["run"] and "GH_TOKEN" in comment["env"]
+    # The job fails by the gate's status; what follows must run all the same.
+    after = steps[[step.get("name") for step in steps].index("Compare") + 1 :]
+    assert all("!cancelled()" in step["if"] for step in after)
+    permissions = yaml.safe_load(EXAMPLE.read_text("utf-8"))["permissions"]
+    assert permissions == {"contents": "read", "pull-requests": "write"}
+
+
+def test_fifty_items_without_a_change_do_not_show_a_drop_below_two_points() -> None:
+    low, high = dirichlet_interval(0, 0, 50, 0.9)
+    assert round(low, 2) == -0.03
+    assert decide(low, high, -0.02) == "INCONCLUSIVE"
+
+
+@pytest.mark.slow
+def test_error_rates_on_the_page_are_those_of_the_script() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("gate_errors", CHECKOUT / "benchmarks" / "gate_errors.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for n, changed, limit in ((50, 0.05, 0.02), (200, 0.1, 0.0)):
+        passed, failed = module.rates(n, changed, -limit, -limit)
+        row = f"| {n} | {100 * changed:g} % | max_drop {limit:g} | {passed:.1%} | {failed:.1%} |"
+        assert row.replace("%", " %").replace("  %", " %") in PAGE
