@@ -176,7 +176,8 @@ def test_two_training_runs_are_one_arm(
 def test_resampling_few_items_is_refused(
     run_cli: Callable, options: list[object], compared: tuple[Path, str]
 ) -> None:
-    result = run_cli("compare", *options, "--method", "permutation", "--out", compared[0])
+    result = run_cli("compare", *options, "--method", "permutation", "--out", compared[0].parent / "new")
+    assert not (compared[0].parent / "new").exists()  # said before anything was computed
     assert result.status == 2
     assert "task t_last: 14 independent items" in result.stderr
     assert "task t_generate: 14 independent items" in result.stderr

@@ -11,6 +11,7 @@ import click
 from lora_eval.cli.compare_options import (
     check_asked,
     check_gate,
+    check_method,
     check_out,
     open_store,
     parse_arms,
@@ -182,16 +183,13 @@ def _compare(
     arms.check()
     more_pairs = parse_pairs(options["pairs"], arms)
     members = training_runs(arms.adapters)
-    if members and options["method"] != "auto":
-        raise InputError(
-            f"--method {options['method']}: {next(iter(members))} has several training runs, which need auto"
-        )
     if options["sequential"]:
         check_sequential(arms, options)
     progress("loading the tasks", 0, 1)
     suite = read_suite(options)
     if not arms.adapters and not arms.others:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
+    check_method(options["method"], suite, members)
     if gate is not None:
         check_gate(gate, options["gate"], arms, suite)
     settings = {

@@ -145,6 +145,20 @@ def parse_arms(
     )
 
 
+def check_method(method: str, suite: AnySuite, members: Mapping[str, Sequence[str]]) -> None:
+    """Raise InputError where a resampling method would have too few items, or an arm several trainings."""
+    from lora_eval.evaluate.selection import leaves_of
+    from lora_eval.stats.resampling import check_units, raise_refused
+
+    if method == "auto":
+        return
+    for arm in members:
+        raise InputError(f"--method {method}: {arm} has several training runs, which need --method auto")
+    sizes = {task: sum(len(suite.items[leaf]) for leaf in own) for task, own in leaves_of(suite).items()}
+    refused = {task: check_units(size, method) for task, size in sizes.items()}
+    raise_refused({task: reason for task, reason in refused.items() if reason})
+
+
 def training_runs(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the arms that have several training runs, each with the names of its runs."""
     found: dict[str, list[str]] = {}

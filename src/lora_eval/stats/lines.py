@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_eval.errors import InputError
 from lora_eval.records import LoadedRun, VariancePart
 from lora_eval.stats.differences import Centers, Method, Source
 from lora_eval.stats.estimate import Estimate
@@ -26,7 +25,7 @@ from lora_eval.stats.pairing import (
     same_figure,
     whole_task_estimate,
 )
-from lora_eval.stats.resampling import check_units
+from lora_eval.stats.resampling import check_units, raise_refused
 from lora_eval.stats.suite import item_part
 from lora_eval.stats.tasks import Unit
 
@@ -178,9 +177,7 @@ def check_refused(lines: Lines) -> None:
         for line in own.values()
         if unit.primary and line.refused
     }
-    if refused:
-        told = "; ".join(f"task {task}: {reason}" for task, reason in refused.items())
-        raise InputError(f"{told}. Use --method auto")
+    raise_refused(refused)
 
 
 def adjust(lines: Lines, pairs: Sequence[PairNames]) -> None:

@@ -7,10 +7,12 @@ differences. Under no difference the sign of each sum is a coin toss.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lora_eval.errors import InputError
 from lora_eval.stats.estimate import Values
 
 FEWEST_UNITS = 200
@@ -97,6 +99,13 @@ def check_units(units: int, method: str) -> str | None:
         f"{units} independent items or clusters, and --method {method} needs {FEWEST_UNITS}: resampling "
         "fewer claims too much (docs/statistics.md)"
     )
+
+
+def raise_refused(refused: Mapping[str, str]) -> None:
+    """InputError that names every task on which the method is refused, with its reason; none: nothing."""
+    if refused:
+        told = "; ".join(f"task {task}: {reason}" for task, reason in refused.items())
+        raise InputError(f"{told}. Use --method auto")
 
 
 def unit_sums(amounts: Values, weights: Values, labels: NDArray[np.int64]) -> tuple[Values, Values]:
