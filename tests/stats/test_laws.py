@@ -25,7 +25,7 @@ from lora_eval.stats import (
     paired_scores,
 )
 from lora_eval.stats.laws import ScaledLaw
-from tests.simulated import make_runs, make_suite
+from tests.simulated import make_row, make_run, make_runs, make_suite
 
 
 def part(variance, freedom, source="items"):
@@ -157,3 +157,25 @@ def test_a_stored_pair_gives_its_interval_at_any_level():
             assert law.interval(0.8) == pytest.approx((again.ci_low, again.ci_high), rel=1e-9)
             checked += 1
     assert checked > 10
+
+
+def test_clusters_and_training_runs_can_be_made_again_too():
+    rng = np.random.default_rng(6)
+
+    def run(name, shift):
+        answers = rng.random(120) < 0.6 + shift
+        rows = [make_row("t", i, {"acc": float(v)}, cluster=str(i // 4)) for i, v in enumerate(answers)]
+        return make_run(name, rows)
+
+    runs = {"base": run("base", 0.0), "one": run("one", 0.1), "a#1": run("a#1", 0.1), "a#2": run("a#2", 0.2)}
+    task = compare_loaded(runs, training_runs={"a": ("a#1", "a#2")}).tasks[0]
+    clustered, several = task.pairs
+    assert clustered.effective_n is not None
+    assert len(several.variance_parts) == 2
+    for pair in task.pairs:
+        law = law_of(pair, higher_is_better=True)
+        assert law.interval(0.95) == pytest.approx((pair.ci_low, pair.ci_high), rel=1e-9)
+        mirrored = law_of(
+            pair.model_copy(update={"wins": pair.losses, "losses": pair.wins}), higher_is_better=False
+        )
+        assert mirrored == law
