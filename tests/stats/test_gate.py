@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lora_eval.errors import ControlFailed, RecordError
-from lora_eval.records import Arm, Comparison, Gate, GateRule, Pair, TaskComparison, VariancePart
+from lora_eval.records import Arm, Comparison, Gate, GateRule, Look, Pair, TaskComparison, VariancePart
 from lora_eval.schema import dump_record, parse_record
 from lora_eval.stats.binary import paired_binary
 from lora_eval.stats.gate import check_target, decide, judge_gate, overall
@@ -20,6 +20,7 @@ from lora_eval.stats.gate_bounds import gate_bounds
 from lora_eval.stats.gate_rules import Target, check_names
 from lora_eval.stats.likelihood import paired_likelihoods
 from lora_eval.stats.scores import cluster_mean, paired_scores
+from lora_eval.stats.sequential import SequentialLaw
 
 LEVELS = st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.975, 0.99, 0.999])
 LIMITS = st.floats(0, 0.5).map(lambda x: round(x, 3))
@@ -55,10 +56,12 @@ def make_line(estimate, *, task="skill", metric="acc", higher_is_better=True, er
     )
 
 
+def arms_of(wins, losses, ties):
+    return np.repeat([0.0, 1.0, 1.0], [wins, losses, ties]), np.repeat([1.0, 0.0, 1.0], [wins, losses, ties])
+
+
 def binary_line(wins, losses, ties, level=0.95, **options):
-    a = np.repeat([0.0, 1.0, 1.0], [wins, losses, ties])
-    b = np.repeat([1.0, 0.0, 1.0], [wins, losses, ties])
-    return make_line(paired_binary(a, b, level), **options)
+    return make_line(paired_binary(*arms_of(wins, losses, ties), level), **options)
 
 
 def score_line(a, b, level=0.95, clusters=None, **options):
@@ -245,6 +248,50 @@ def test_threshold_on_the_bound_itself_decides_nothing():
     assert decide(0.1, 0.3, 0.1) == decide(0.1, 0.3, 0.3) == "INCONCLUSIVE"
     assert decide(None, None, 0.0) == "INCONCLUSIVE"
     assert (decide(0.1, None, 0.0), decide(None, -0.1, 0.0)) == ("PASS", "FAIL")
+
+
+# Sequential comparisons
+
+
+def looks_of(*numbers, total):
+    """Looks with (wins, losses, ties) so far, of `total` items in all."""
+    return tuple(
+        Look(
+            share=sum(seen) / total,
+            n=sum(seen),
+            higher=seen[0],
+            lower=seen[1],
+            ties=seen[2],
+            bounded=True,
+            p_value=paired_binary(*arms_of(*seen)).p_value,
+        )
+        for seen in numbers
+    )
+
+
+def sequential_line(*numbers, total):
+    line = binary_line(*numbers[-1])
+    looks = looks_of(*numbers, total=total)
+    low, high = SequentialLaw(looks).interval(0.95)
+    update = {"looks": looks, "ci_low": low, "ci_high": high}
+    return line.model_copy(update={"pairs": (line.pairs[0].model_copy(update=update),)})
+
+
+@given(counts, counts, LEVELS)
+def test_bounds_of_a_sequential_pair_are_those_that_hold_at_every_look(first, more, level):
+    last = tuple(a + b for a, b in zip(first, more, strict=True))
+    line = sequential_line(first, last, total=2 * sum(last))
+    found = check(line, level, min_gain=0)
+    law = SequentialLaw(line.pairs[0].looks)
+    assert (found.low, found.high) == pytest.approx(law.interval(2 * level - 1), abs=1e-12)
+
+
+@given(counts, LEVELS)
+def test_a_task_that_stopped_early_is_not_judged_as_if_it_had_been_planned_so(numbers, level):
+    early = check(sequential_line(numbers, total=3 * sum(numbers)), level, min_gain=0)
+    planned = check(binary_line(*numbers), level, min_gain=0)
+    assert early.low <= planned.low
+    assert early.high >= planned.high
 
 
 # Intervals that cannot be made again
