@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.conftest import CHECKOUT
+
 
 def test_merge_writes_a_model_and_prints_its_lineage(run_cli, tiny_llama, tiny_adapter, tmp_path):
     out = tmp_path / "out"
@@ -44,10 +46,38 @@ def test_gptq_names_the_layers_that_do_not_fit(run_cli, tiny_llama, tmp_path):
     assert "group sizes that fit every layer: 64, 32" in done.stderr
 
 
+def test_calibration_on_benchmark_items_is_refused(run_cli, tiny_llama, tmp_path):
+    ticket = json.loads((CHECKOUT / "evals" / "pocket" / "ticket.jsonl").read_text("utf-8").split("\n")[0])
+    row = [
+        {"role": "user", "content": ticket["question"]},
+        {"role": "assistant", "content": ticket["answer"]},
+    ]
+    calibration = tmp_path / "rows.jsonl"
+    calibration.write_text(json.dumps({"messages": row}) + "\n")
+    options = ("--calibration", calibration, "--held-out", "pocket", "--out", tmp_path / "out")
+    for name in ("gptq", "awq"):
+        done = run_cli("export", name, "--model", tiny_llama, *options)
+        assert done.status == 2
+        assert "the calibration rows hold 1 benchmark items" in done.stderr
+        assert "item pocket_ticket 0 in 'Write the ticket." in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_no_benchmark_is_named_it_is_said(run_cli, tiny_llama, tmp_path):
+    calibration = tmp_path / "rows.jsonl"
+    calibration.write_text('{"text": "one"}\n')
+    options = ("--calibration", calibration, "--group-size", -1, "--out", tmp_path / "out")
+    done = run_cli("export", "awq", "--model", tiny_llama, *options)
+    assert done.status == 2
+    assert "note: calibration is checked against no benchmark" in done.stderr
+    assert "--group-size -1: one scale for a whole row is not offered" in done.stderr
+
+
 def test_help_lists_the_exporters_with_examples(run_cli):
     done = run_cli("export", "--help")
     assert done.status == 0
     assert "gptq" in done.stdout
+    assert "awq" in done.stdout
     assert "lora-eval export merge --base ./base" in done.stdout
 
 

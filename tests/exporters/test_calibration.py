@@ -8,7 +8,13 @@ import shutil
 import pytest
 
 from lora_eval.errors import DataError, InputError, TemplateError
-from lora_eval.exporters.calibration import calibration_files, calibration_rows
+from lora_eval.exporters.calibration import (
+    calibration_files,
+    calibration_ids,
+    choose_rows,
+    row_messages,
+    trained_for,
+)
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.models import load_tokenizer, write_lineage
 from lora_eval.records import Lineage, Step, Variant
@@ -26,8 +32,8 @@ def chats(tmp_path):
     return path
 
 
-def rows(model, path, **options):
-    return calibration_rows(model, [path], **{"samples": 4, "max_length": 100, "seed": 0} | options)
+def rows(model, path, samples=4, max_length=100, seed=0):
+    return calibration_ids(model, choose_rows([path], samples, seed), max_length)
 
 
 def test_conversations_are_rendered_with_the_models_template(tiny_llama, chats):
@@ -86,3 +92,16 @@ def test_without_a_file_it_is_the_data_of_the_training(tiny_llama, chats, tmp_pa
     with pytest.raises(InputError, match=r"cannot be found|not on this machine"):
         calibration_files(model, None)
     assert calibration_files(model, tmp_path / "given.jsonl") == [tmp_path / "given.jsonl"]
+
+
+def test_the_suite_of_the_recipe_is_what_a_model_was_trained_for(tiny_llama, tmp_path):
+    assert trained_for(tiny_llama) is None
+    (tmp_path / "recipe.resolved.yaml").write_text('{"schema": 1, "name": "mine", "suite": "pocket"}')
+    assert trained_for(tmp_path) == "pocket"
+
+
+def test_the_texts_of_a_row_are_those_of_its_messages():
+    assert row_messages("one text") == ["one text"]
+    parts = [{"type": "text", "text": "see"}, {"type": "image"}, {"type": "text", "text": "this"}]
+    row = [{"role": "user", "content": parts}, {"role": "assistant", "content": None}]
+    assert row_messages(row) == ["see\n\nthis", ""]

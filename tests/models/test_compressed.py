@@ -80,6 +80,8 @@ def test_the_layers_are_plain_and_hold_what_the_folder_says(
         layer = resident.model.get_submodule(name)
         assert type(layer) is torch.nn.Linear
         assert not layer._forward_pre_hooks
+        assert layer.forward.__func__ is torch.nn.Linear.forward
+        assert [name for name, _ in (*layer.named_parameters(), *layer.named_buffers())] == ["weight"]
         assert torch.equal(layer.weight, weight)
     with torch.inference_mode():
         logits = resident.model(torch.tensor([[72, 101, 108]])).logits

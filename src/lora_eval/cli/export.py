@@ -98,6 +98,13 @@ def _quantize_options(function: Callable[..., None]) -> Callable[..., None]:
             "--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Rows to use."
         ),
         click.option(
+            "--held-out",
+            multiple=True,
+            metavar="SUITE",
+            help="Suite (name or path) whose items must not be among the calibration rows; repeatable "
+            "(default: the suite that the model's recipe names).",
+        ),
+        click.option(
             "--calibration",
             type=click.Path(path_type=Path, dir_okay=False),
             help="JSON lines of conversations ({'messages': [...]}) or texts ({'text': ...}); default: the "
@@ -169,8 +176,29 @@ def _quantize(name: str, model: str, out: Path, options: dict[str, Any], as_json
     from lora_eval.models import parse_arm, resolve_model
 
     _, path, revision = parse_arm(model)
+    folder = resolve_model(path, revision)
     options["bits"] = int(options["bits"])
-    _run(name, resolve_model(path, revision), None, out, options, as_json, quiet)
+    options["held_out"] = _held_out(folder, options["held_out"])
+    _run(name, folder, None, out, options, as_json, quiet)
+
+
+def _held_out(folder: Path, suites: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the texts of the items that calibration must not hold, by task; says where there are none."""
+    from lora_eval.errors import InputError
+    from lora_eval.exporters.calibration import trained_for
+    from lora_eval.suites.texts import item_texts
+
+    if suites:
+        return {task: texts for suite in suites for task, texts in item_texts(suite).items()}
+    suite = trained_for(folder)
+    if suite is None:
+        click.echo("note: calibration is checked against no benchmark; name one with --held-out", err=True)
+        return {}
+    try:
+        return item_texts(suite)
+    except InputError as error:
+        click.echo(f"note: calibration is not checked against the suite {suite}: {error}", err=True)
+        return {}
 
 
 def _plugin_command(name: str) -> click.Command:

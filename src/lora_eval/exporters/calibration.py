@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lora_eval.errors import InputError
-from lora_eval.exporters.rows import read_rows, row_ids
+from lora_eval.exporters.rows import Row, read_rows, row_ids
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.models import load_tokenizer, read_lineage
 from lora_eval.records import Recipe
@@ -43,20 +45,42 @@ def calibration_files(model: Path, given: Path | None) -> list[Path]:
     return files
 
 
-def calibration_rows(
-    model: Path, files: list[Path], *, samples: int, max_length: int, seed: int
-) -> list[list[int]]:
-    """Return at most `samples` rows of token ids, drawn without repetition by the seed, each cut to
-    `max_length`.
+def trained_for(model: Path) -> str | None:
+    """Return the suite that the recipe of the model's training names, or None."""
+    return read_record(model / RECIPE, Recipe).suite if (model / RECIPE).is_file() else None
+
+
+def choose_rows(files: list[Path], samples: int, seed: int) -> list[Row]:
+    """Return at most `samples` rows of the files, drawn without repetition by the seed.
 
     Raises:
         DataError: a file cannot be read or holds no row.
+    """
+    rows = [row for path in files for row in read_rows(path)]
+    return random.Random(seed).sample(rows, min(samples, len(rows)))
+
+
+def calibration_ids(model: Path, rows: Sequence[Row], max_length: int) -> list[list[int]]:
+    """Return the rows as token ids, each cut to `max_length`; empty ones are left out.
+
+    Raises:
         TemplateError: the rows are conversations and the model's tokenizer has no chat template.
     """
     tokenizer = load_tokenizer(model)
-    rows = [row for path in files for row in read_rows(path)]
-    chosen = random.Random(seed).sample(rows, min(samples, len(rows)))
-    return [ids[:max_length] for row in chosen if (ids := row_ids(tokenizer, row))]
+    return [ids[:max_length] for row in rows if (ids := row_ids(tokenizer, row))]
+
+
+def row_messages(row: Row) -> list[str]:
+    """Return what a row says: its one text, or the text of each message (of all its parts)."""
+    if isinstance(row, str):
+        return [row]
+    return [_content(message.get("content")) for message in row]
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
 
 
 def _trained_on(model: Path) -> str | None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import InputError, ModelError
 from lora_eval.exporters.base_files import linear_inputs
-from lora_eval.exporters.calibration import RECIPE, calibration_files, calibration_rows
+from lora_eval.exporters.calibration import (
+    RECIPE,
+    calibration_files,
+    calibration_ids,
+    choose_rows,
+    row_messages,
+)
 from lora_eval.exporters.carry import carry_files, carry_rest, carry_tokenizer
+from lora_eval.exporters.overlap import check_held_out
 from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.models.locate import read_config
@@ -21,16 +29,21 @@ from lora_eval.records import Lineage, VariantKind
 # kernels.
 GROUP_SIZES = (128, 64, 32)
 BITS = (4, 8)
-OPTIONS = ("bits", "group_size", "sym", "calibration", "samples", "max_length", "seed", "verbose")
+OPTIONS = (
+    "bits", "group_size", "sym", "calibration", "held_out", "samples", "max_length", "seed", "verbose",
+)  # fmt: skip
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Rows of token ids, and the files that they were drawn from."""
+    """Rows of token ids, the files that they were drawn from, and how many items of which benchmark tasks
+    are known not to be among them.
+    """
 
     files: list[Path]
     rows: list[list[int]]
+    held_out: dict[str, int]
 
     def arguments(self) -> dict[str, Any]:
         """Return what the lineage says about them."""
@@ -39,6 +52,7 @@ class Calibration:
             "calibration_tokens": sum(map(len, self.rows)),
             "calibration_files": [str(path) for path in self.files],
             "calibration": fingerprint_data([sha256_file(path) for path in self.files]),
+            "calibration_held_out": self.held_out,
         }
 
 
@@ -115,16 +129,17 @@ def choose_group_size(model: Path, inputs: dict[str, int], asked: int | None) ->
 
 
 def calibrate(request: ExportRequest, settings: dict[str, Any]) -> Calibration:
-    """Return the calibration rows of the file given, else of the training data (see `calibration_files`)."""
+    """Return the calibration rows of the file given, else of the training data (see `calibration_files`).
+
+    Raises:
+        DataError: a row holds a benchmark item of `held_out` (texts by task), or a file cannot be read.
+    """
     files = calibration_files(request.base, request.options.get("calibration"))
-    rows = calibration_rows(
-        request.base,
-        files,
-        samples=settings["samples"],
-        max_length=settings["max_length"],
-        seed=settings["seed"],
-    )
-    return Calibration(files, rows)
+    rows = choose_rows(files, settings["samples"], settings["seed"])
+    held_out: Mapping[str, Sequence[str]] = request.options.get("held_out") or {}
+    check_held_out([row_messages(row) for row in rows], held_out)
+    ids = calibration_ids(request.base, rows, settings["max_length"])
+    return Calibration(files, ids, {task: len(texts) for task, texts in held_out.items()})
 
 
 def finish(request: ExportRequest, kind: VariantKind, arguments: dict[str, Any], started: float) -> Lineage:

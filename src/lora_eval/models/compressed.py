@@ -36,6 +36,20 @@ def dequantizing_config(folder: Path) -> Any:
     return config
 
 
+def make_plain(model: Any) -> None:
+    """Take away what transformers 5.19 leaves at layers that it has dequantized: scales, zero points, and a
+    forward that looks at them. Later ones leave nothing.
+    """
+    for module in model.modules():
+        if not hasattr(module, "quantization_scheme") or not hasattr(module, "weight"):
+            continue
+        for name in ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"):
+            if hasattr(module, name):
+                delattr(module, name)
+        for name in ("quantization_scheme", "quantization_status", "forward"):
+            vars(module).pop(name, None)
+
+
 def compressed_note(folder: Path, model: Any) -> tuple[str, ...]:
     """Return what a report must say about such a folder; empty for any other."""
     stored = read_config(folder, "config.json").get("quantization_config") or {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models.adapters import check_adapter, needs_own_base
-from lora_eval.models.compressed import compressed_note, dequantizing_config
+from lora_eval.models.compressed import compressed_note, dequantizing_config, make_plain
 from lora_eval.models.dense import dequantize_nf4, fits_dense
 from lora_eval.models.locate import read_adapter_config, read_config, resolve_model
 from lora_eval.models.quiet import no_bars, without_gptqmodel
@@ -145,6 +145,8 @@ def load_base(
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{folder}: transformers cannot load this model: {_first_line(error)}") from error
+    if "config" in options:
+        make_plain(model)
     keep_quantized_weights(model)
     return model.eval()
 
