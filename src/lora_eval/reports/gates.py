@@ -43,7 +43,9 @@ def gate_sentence(gate: GateResult) -> str:
     open_ones = f", {counts['INCONCLUSIVE']} undecided" if counts["INCONCLUSIVE"] else ""
     if gate.verdict == "FAIL":
         return f"The gate fails: {counts['FAIL']} of {total} checks{open_ones}."
-    return f"The gate is not decided: {counts['INCONCLUSIVE']} of {total} checks are undecided, none fails."
+    undecided = counts["INCONCLUSIVE"]
+    verb = "is" if undecided == 1 else "are"
+    return f"The gate is not decided: {undecided} of {total} checks {verb} undecided, none fails."
 
 
 def _line(check: GateCheck) -> CheckLine:

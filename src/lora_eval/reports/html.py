@@ -16,7 +16,7 @@ from lora_eval.reports.origins import Origin
 from lora_eval.reports.pack import Packed, pack_items
 from lora_eval.reports.page import read_template, render_template
 from lora_eval.reports.plot import forest_panels, legend
-from lora_eval.reports.provenance import costs, settings, steps, trainings
+from lora_eval.reports.provenance import costs, looks, settings, steps, trainings
 from lora_eval.reports.scores import score_lines
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
@@ -75,6 +75,7 @@ def _values(
         "trainings": trainings(origins),
         "steps": steps(origins),
         "costs": costs(comparison),
+        "looks": looks(comparison),
         "settings": settings(comparison, runs),
         "script": Markup(script),
         "script_hash": f"'sha256-{digest}'",

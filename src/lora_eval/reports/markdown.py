@@ -10,7 +10,7 @@ from lora_eval.reports.gates import gate_lines
 from lora_eval.reports.methods import methods_text
 from lora_eval.reports.origins import Origin
 from lora_eval.reports.page import render_template
-from lora_eval.reports.provenance import costs, settings, steps, trainings
+from lora_eval.reports.provenance import costs, looks, settings, steps, trainings
 from lora_eval.reports.scores import score_lines
 from lora_eval.reports.words import base_arm, findings, headline, pair_names, rows_of
 
@@ -36,6 +36,7 @@ def render_markdown(
         trainings=trainings(origins or {}),
         steps=steps(origins or {}),
         costs=costs(comparison),
+        looks=looks(comparison),
         settings=settings(comparison, runs or {}),
         methods=methods_text(comparison),
         cell=table_cell,

@@ -39,10 +39,34 @@ def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
             "Perplexity: log-likelihoods are summed over documents and weighted by their words or bytes; the "
             "interval is that of the log ratio of the two arms, over documents."
         )
+    if any("bootstrap" in method or "sign-flip" in method for method in methods):
+        yield (
+            "Resampling, as asked for: each line names its method; clusters are resampled or flipped whole."
+        )
+    if comparison.sequential is not None:
+        yield (
+            f"Tasks were looked at several times and stopped early ({comparison.sequential.method}; "
+            f"{comparison.sequential.source}): intervals and p-values hold at every look."
+        )
+    if any(arm.runs for arm in comparison.arms):
+        yield (
+            "An arm of several training runs stands for their mean; how much the runs differ is a part of "
+            "the standard error, so the interval is about another training, not about these weights."
+        )
+    yield from _reading(comparison, pairs)
+
+
+def _reading(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
     tested = sum(task.primary for task in comparison.tasks)
+    explored = any(pair.p_bh is not None for pair in pairs)
     yield (
         f"Each pair of arms is tested on {tested} tasks, so p-values are adjusted by Holm's method: "
         f"the chance of one or more false alarms in a pair stays below {100 * (1 - pairs[0].level):g} %."
+        + (
+            " Beside them stand those of Benjamini and Hochberg, for exploration: no verdict rests on them."
+            if explored
+            else ""
+        )
     )
     yield (
         "Better and worse are said only where the adjusted p-value and the interval both exclude no "
@@ -52,4 +76,9 @@ def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
     yield (
         "Detectable is the smallest true difference that a test of this size finds with probability 0.8; n "
         "needed is the number of items that would decide if the difference seen were the true one."
+    )
+    yield (
+        "Digits follow the interval: the last digit of a difference is worth between 3 % and 28 % of half "
+        "the interval's width (rounding rule of the Particle Data Group), means have one more, and an end of "
+        "an interval is never rounded to 0."
     )

@@ -35,6 +35,26 @@ class Training:
     chart: Chart | None
 
 
+def looks(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return how far each task of a sequential comparison went: task, items, look, why it stopped."""
+    if comparison.sequential is None:
+        return []
+    reasons = {
+        "gate": "the gate's rules on it were decided",
+        "verdict": "its verdicts were decided",
+        "end": "all items were scored",
+    }
+    return [
+        (
+            task.task,
+            f"{count_text(task.scored)} of {count_text(task.items)}",
+            f"{task.look} of {len(task.looks)}",
+            reasons[task.stopped],
+        )
+        for task in comparison.sequential.tasks
+    ]
+
+
 def costs(comparison: Comparison) -> list[Cost]:
     """Return time and tokens of every run, in the order of the record."""
     found = []
