@@ -5,7 +5,7 @@
 Makes a random-weight Llama of that shape in bfloat16 (7b: 13.5 GB; DIR needs twice that) and a LoRA of rank 16
 on all its linear layers, both deleted at the end. Every step runs in a process of its own, with the base's
 pages dropped from the cache before it and its files on the disk (fsync) at its end. Prints wall and processor
-seconds and the peak of memory that is not file cache, imports included, and what bitsandbytes' quantize_4bit
+seconds and the peak of memory that no file backs, imports included, and what bitsandbytes' quantize_4bit
 takes for the tensors of `--layers` layers, scaled to all. `--peft` loads the whole model into memory.
 """
 
@@ -112,7 +112,7 @@ def measure(work: Path, base: Path, adapter: Path, *, peft: bool) -> None:
 
 
 def run(command: list[str], out: Path) -> tuple[float, float, float]:
-    """Return wall seconds until all is on the disk, processor seconds, and the peak of anonymous memory in MB."""
+    """Return wall seconds until all is on the disk, processor seconds, the peak of anonymous memory in MB."""
     started = time.perf_counter()
     before = os.times()
     peak = 0.0

@@ -283,7 +283,7 @@ def test_an_adapter_for_another_width_lists_every_layer(qlora, tmp_path):
 def test_a_base_with_other_weights_than_the_lineage_names_is_refused(qlora, tmp_path):
     save_tiny_llama(tmp_path / "base", seed=5)
     shutil.copytree(qlora / "adapter", tmp_path / "adapter")
-    with pytest.raises(ModelError, match="was trained on .* but the base given is"):
+    with pytest.raises(ModelError, match=r"was trained on .* but the base given is"):
         merge(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -297,7 +297,7 @@ def test_a_vocabulary_resized_in_one_layer_only_is_refused(tmp_path):
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     whole = {"base_model.model.lm_head.weight": zeros(330, 64)}
     save_file(load_file(path) | whole, path)
-    with pytest.raises(ModelError, match="resized unevenly: .*lm_head from 320 to 330"):
+    with pytest.raises(ModelError, match=r"resized unevenly: .*lm_head from 320 to 330"):
         merge(tmp_path, tmp_path / "out")
 
 

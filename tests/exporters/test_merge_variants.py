@@ -7,9 +7,7 @@ its embeddings (https://github.com/huggingface/peft/issues/2018), so there it me
 
 from __future__ import annotations
 
-import json
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -143,7 +141,6 @@ def load(folder):
 @pytest.mark.parametrize("name", ["tied", "untied"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_merge_is_the_live_model(bases, tmp_path, variant, name, quantization):
-    import torch
 
     options, stays_tied = VARIANTS[variant]
     options = dict(options)

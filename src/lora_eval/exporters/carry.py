@@ -119,6 +119,13 @@ def licence_of(folder: Path) -> str | None:
     return None
 
 
+def carry_companions(source: Path, out: Path) -> None:
+    """Copy the tokenizer and the generation settings of an adapter's folder, where it has them."""
+    carry_files(source, out, (*_TOKENIZER, "generation_config.json"))
+    if (source / _TEMPLATES).is_dir():
+        shutil.copytree(source / _TEMPLATES, out / _TEMPLATES, copy_function=shutil.copyfile)
+
+
 def carry_files(source: Path, out: Path, names: tuple[str, ...]) -> None:
     """Copy the files of these names that the source has."""
     for name in names:

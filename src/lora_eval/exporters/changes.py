@@ -34,7 +34,7 @@ class Start:
         return 1 if self.quantized is None else self.quantized.step
 
     def rows(self, first: int, end: int) -> tuple[Any, Any | None]:
-        """Return the rows (for a short while: see `scratch`), and the unquantized ones where they were quantized."""
+        """Return the rows (maybe in scratch memory), and the unquantized ones where they were quantized."""
         piece = self.stored[first:end]
         if self.dtype is not None:
             piece = piece.to(self.dtype)

@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from lora_eval.errors import InputError, ModelError
+from lora_eval.exporters.carry import carry_companions
 from lora_eval.exporters.lora import PREFIX, Adapter, Lora
-from lora_eval.fingerprint import fingerprint_data
-from lora_eval.models import read_lineage
+from lora_eval.fingerprint import fingerprint_data, fingerprint_folder
+from lora_eval.models import read_lineage, write_lineage
+from lora_eval.protocols import ExportRequest
+from lora_eval.records import Lineage, Step, Variant
+from lora_eval.registry import own_version
 
+FOLDER = "combined_adapter"
 METHODS = ("linear", "cat", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 _PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 
@@ -71,6 +76,38 @@ def read_combination(options: Mapping[str, Any], count: int) -> Combination:
     if density is not None and not 0 < density <= 1:
         raise InputError(f"--density {density}: expected a share above 0 and up to 1")
     return Combination(method, weights, density, int(options.get("seed") or 0))
+
+
+def combined_request(
+    request: ExportRequest, others: Sequence[Path], combination: Combination, lineage: Lineage
+) -> tuple[ExportRequest, Lineage]:
+    """Combine the request's adapter with the others into `combined_adapter` in the export's folder, where it
+    stays so that it can be measured; returns the request for that one, and the lineage with it.
+    """
+    first = request.adapter or request.base
+    folders = [first, *others]
+    folder = request.out / FOLDER
+    folder.mkdir()
+    combine([Adapter(path) for path in folders], combination, folder)
+    carry_companions(first, folder)
+    prints = [fingerprint_folder(path) for path in folders]
+    variants = [
+        Variant(kind="adapter", path=str(path), fingerprint=found)
+        for path, found in zip(others, prints[1:], strict=True)
+    ]
+    made = fingerprint_folder(folder)
+    variants.append(Variant(kind="adapter", path=FOLDER, fingerprint=made, parent=prints[0]))
+    step = Step(
+        tool="lora-eval export merge",
+        version=own_version(),
+        arguments={"combine": combination.described(folders)},
+        inputs={f"adapter{number}": found for number, found in enumerate(prints)},
+    )
+    extended = lineage.model_copy(
+        update={"variants": (*lineage.variants, *variants), "steps": (*lineage.steps, step)}
+    )
+    write_lineage(folder, extended)
+    return replace(request, adapter=folder), extended
 
 
 def combine(adapters: Sequence[Adapter], combination: Combination, folder: Path) -> Adapter:

@@ -10,7 +10,6 @@ back, the change scaling * (B @ A) is added in float32, and the sum is rounded o
 
 from __future__ import annotations
 
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +29,7 @@ from lora_eval.exporters.carry import (
     licence_of,
     pack_templates,
 )
-from lora_eval.exporters.combine import Combination, combine, read_combination
+from lora_eval.exporters.combine import combined_request, read_combination
 from lora_eval.exporters.lora import Adapter
 from lora_eval.exporters.plan import Plan, make_plan
 from lora_eval.exporters.steps import extend, lineage_of
@@ -65,13 +64,12 @@ class MergeExporter:
         started = time.perf_counter()
         if request.adapter is None:
             raise InputError("export merge: needs the adapter to merge; give --adapter DIR")
-        with tempfile.TemporaryDirectory(prefix="lora-eval-merge-") as scratch:
-            adapter = Adapter(request.adapter)
-            others = [Path(path) for path in request.options.get("others") or ()]
-            combination = read_combination(request.options, len(others) + 1)
-            if others:
-                adapter = combine([adapter, *map(Adapter, others)], combination, Path(scratch))
-            return _merge(request, adapter, others, combination, started)
+        others = [Path(path) for path in request.options.get("others") or ()]
+        combination = read_combination(request.options, len(others) + 1)
+        lineage = lineage_of(request.base, request.adapter)
+        if others:
+            request, lineage = combined_request(request, others, combination, lineage)
+        return _merge(request, lineage, started)
 
 
 class BaseExporter:
@@ -113,10 +111,9 @@ class BaseExporter:
         return extend(kept, only, kind="base", arguments=arguments, seconds=seconds)
 
 
-def _merge(
-    request: ExportRequest, adapter: Adapter, others: list[Path], combination: Combination, started: float
-) -> Lineage:
-    lineage = lineage_of(request.base, request.adapter)
+def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
+    folder = request.adapter or request.base
+    adapter = Adapter(folder)
     onto, trained = _target(request, lineage, adapter)
     base = open_base(request.base, trained if onto == "trained" else None)
     precision = Precision(
@@ -135,13 +132,10 @@ def _merge(
         untouched=done.untouched,
         notes=(*plan.notes, *_width_notes(base)),
     )
-    folders = [folder for folder in (request.adapter, *others) if folder is not None]
-    said = _carry(request, base, plan, precision, [*folders, request.base])
+    said = _carry(request, base, plan, precision, [folder, request.base])
     audit = check_audit(audit.model_copy(update={"notes": (*audit.notes, *said)}))
     write_record(request.out / AUDIT, audit)
     arguments = _summary(audit) | {"quantization": trained, "licence": licence_of(request.base)}
-    if others:
-        arguments |= {"combine": combination.described([*folders])}
     if trained:
         lineage = lineage.model_copy(update={"quantization": trained})
     return extend(lineage, request, kind="merged", arguments=arguments, seconds=time.perf_counter() - started)
@@ -198,8 +192,8 @@ def _quantization(request: ExportRequest, lineage: Lineage) -> dict[str, Any] | 
         return NF4 | {"bnb_4bit_quant_type": given}
     if not Path(given).is_file():
         raise InputError(
-            f"--quantize {given}: expected one of {', '.join(_QUANTIZED)}, or a JSON file with the arguments of "
-            "BitsAndBytesConfig"
+            f"--quantize {given}: expected one of {', '.join(_QUANTIZED)}, or a JSON file with the arguments "
+            "of BitsAndBytesConfig"
         )
     data = load_json(Path(given))
     if not isinstance(data, dict):
@@ -230,13 +224,13 @@ def _carry(
     if server not in (None, *SERVERS):
         raise InputError(f"--server {server}: expected one of {', '.join(SERVERS)}")
     out = request.out
-    carry_config(request.base, out, precision.output, plan.config)
+    carry_config(request.base, out, precision.output, plan.config.changed())
     carry_tokenizer(sources, out)
     pack_templates(out, server)
     carry_rest(sources, out)
     carry_files(sources[0], out, (RECIPE,))
     config = base.config
-    rows = plan.config.get("vocab_size", config.get("vocab_size"))
+    rows = plan.config.vocab_size or config.get("vocab_size")
     if rows is None:
         rows = (config.get("text_config") or {}).get("vocab_size")
     return check_vocabulary(out, rows)
@@ -248,9 +242,9 @@ def _width_notes(base: BaseFiles) -> list[str]:
     if not odd:
         return []
     return [
-        f"{len(odd)} quantized layers have rows that do not end with a block of 64 ({odd[0]} first): on a CPU "
-        "with AVX512 bitsandbytes 0.50.2 computes them with the scales of wrong blocks; this holds the values "
-        "that its GPU code gives"
+        f"{len(odd)} quantized layers have rows that do not end with a block of 64 ({odd[0]} first): on a "
+        "CPU with AVX512 bitsandbytes 0.50.2 may compute them with the scales of wrong blocks; this holds "
+        "the values that its GPU code gives"
     ]
 
 

@@ -17,7 +17,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One tensor of the merged model. `stored` is the base's tensor that it comes from; `edit` may be empty."""
+    """One tensor of the merged model. `stored` names the base's that it comes from; `edit` may be empty."""
 
     name: str
     info: TensorInfo
@@ -32,11 +32,24 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigChanges:
+    """What config.json must say that the base's does not: another vocabulary, layers stored apart."""
+
+    vocab_size: int | None = None
+    untied: bool = False
+
+    def changed(self) -> dict[str, object]:
+        """Return the keys to set."""
+        found: dict[str, object] = {} if self.vocab_size is None else {"vocab_size": self.vocab_size}
+        return found | ({"tie_word_embeddings": False} if self.untied else {})
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All outputs by the base's shard that they are written with; what config.json must say; what to tell."""
 
     shards: dict[str, tuple[Output, ...]]
-    config: dict[str, object]
+    config: ConfigChanges
     notes: tuple[str, ...]
 
 
@@ -56,7 +69,7 @@ def make_plan(base: BaseFiles, adapter: Adapter | None) -> Plan:
         for path, tensors in base.shards.items()
     }
     if adapter is None:
-        return Plan({name: tuple(found) for name, found in shards.items()}, {}, ())
+        return Plan({name: tuple(found) for name, found in shards.items()}, ConfigChanges(), ())
     planner = _Planner(base, adapter)
     shards = {
         shard: [planner.edited(output, owners.get(output.name, "")) for output in found]
@@ -64,9 +77,7 @@ def make_plan(base: BaseFiles, adapter: Adapter | None) -> Plan:
     }
     list(shards.values())[-1].extend(planner.untied())
     rows = planner.vocabulary([output for found in shards.values() for output in found])
-    config: dict[str, object] = {} if rows is None else {"vocab_size": rows}
-    if planner.unties:
-        config["tie_word_embeddings"] = False
+    config = ConfigChanges(rows, planner.unties)
     return Plan({name: tuple(found) for name, found in shards.items()}, config, tuple(planner.notes))
 
 
@@ -136,7 +147,7 @@ class _Planner:
         return found
 
     def vocabulary(self, outputs: list[Output]) -> int | None:
-        """Return the new number of token rows, None where it is the base's (ModelError where layers differ)."""
+        """Return the new number of token rows, None where it is the base's (ModelError: layers differ)."""
         rows = {
             output.module: (output.layer.shape[0], output.info.shape[0])
             for output in outputs
@@ -149,8 +160,8 @@ class _Planner:
                 f"{module} from {before} to {after}" for module, (before, after) in rows.items()
             )
             raise ModelError(
-                f"{self._adapter.folder}: the vocabulary was resized unevenly: {found} rows; save the adapter "
-                "again with save_embedding_layers=True"
+                f"{self._adapter.folder}: the vocabulary was resized unevenly: {found} rows; save the "
+                "adapter again with save_embedding_layers=True"
             )
         before, after = next(iter(rows.values()))
         self.notes.append(f"the vocabulary has {after} rows, the base's {before}: resized in training")
@@ -217,8 +228,8 @@ class _Planner:
             changed = [module for module in edits if edits[module] != Edit()]
             self.notes.append(
                 f"the base's {' and '.join(self._base.tied)} share one weight; the adapter changes "
-                f"{' and '.join(changed)}{' differently' if len(changed) > 1 else ' only'}, so they are stored "
-                "apart (tie_word_embeddings false)"
+                f"{' and '.join(changed)}{' differently' if len(changed) > 1 else ' only'}, so they are "
+                "stored apart (tie_word_embeddings false)"
             )
         self._edits |= edits
 

@@ -5,9 +5,9 @@ core of an AMD EPYC). Counting how many of the 15 borders lie below a value give
 that, since comparisons are vectorised. Borders, codes and the double quantization of the scales are
 bitsandbytes' own, and so is the arithmetic: the result is equal in every bit.
 
-Its C code for dequantizing is not called, for two reasons. On AVX512 it takes the scales of wrong blocks where
-a row of a multiple of 16 does not end with a block (0.50.2; measured for 32, 48, 80, 96, 160, 176 and 224
-columns: errors 4 times those of NF4). And it starts threads of its own under every thread that calls it.
+Its C code for dequantizing is not called, for two reasons. On AVX512 it takes the scales of wrong blocks
+where a row of a multiple of 16 does not end with a block (0.50.2; measured for 32, 48, 80, 96, 160, 176 and
+224 columns: errors 4 times those of NF4). And it starts threads of its own under every thread that calls it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RoundTrip:
         bounds, order = ops._get_4bit_quantize_bounds(config.bnb_4bit_quant_type, torch.device("cpu"))
         self._bounds = [float(bound) for bound in bounds]
         values = ops._get_4bit_code(config.bnb_4bit_quant_type, torch.device("cpu"))[order].float()
-        # Two neighbours at once: rank + 256 * the next one's rank, to both values as the 64 bits of one number.
+        # Two neighbours at once: rank + 256 * the next one's, to both values as the 64 bits of one number.
         pairs = torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=1).view(torch.int64)
         self._pairs = torch.zeros(16, 256, dtype=torch.int64)
         self._pairs[:, :16] = pairs.view(16, 16)
@@ -62,9 +62,9 @@ class RoundTrip:
         return Quantized(self, weight, in_order)
 
     def values(self, scaled: Any) -> Any:
-        """Return the code's value (float32) for each number in [-1, 1]; as in `torch.bucketize`, ties go down.
+        """Return the code's value (float32) for each number in [-1, 1], in scratch memory.
 
-        The result lies in scratch memory.
+        As in `torch.bucketize`, a number on a border belongs to the lower code.
         """
         import torch
 

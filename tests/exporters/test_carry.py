@@ -1,0 +1,118 @@
+"""What goes along with the weights: templates where the server looks, settings, licences."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from lora_eval.errors import InputError
+from lora_eval.export import export
+from lora_eval.exporters.carry import carry_config, licence_of, pack_templates
+from tests.conftest import CHATML, save_tiny_tokenizer
+
+
+def inside(folder):
+    return json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
+
+
+@pytest.mark.parametrize(
+    ("server", "in_file", "in_config"),
+    [(None, True, True), ("tgi", False, True), ("vllm", True, False), ("sglang", True, False)],
+)
+@pytest.mark.parametrize("before", ["file", "config"])
+def test_the_template_lies_where_the_server_looks(tmp_path, server, in_file, in_config, before):
+    from transformers import AutoTokenizer
+
+    save_tiny_tokenizer(tmp_path)
+    if before == "config":
+        AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path, save_jinja_files=False)
+        (tmp_path / "chat_template.jinja").unlink()
+        assert inside(tmp_path) == CHATML
+    pack_templates(tmp_path, server)
+    assert (tmp_path / "chat_template.jinja").is_file() == in_file
+    assert inside(tmp_path) == (CHATML if in_config else None)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHATML
+
+
+@pytest.mark.parametrize("server", [None, "tgi", "transformers"])
+def test_several_templates(tmp_path, server):
+    from transformers import AutoTokenizer
+
+    save_tiny_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    templates = {"default": CHATML, "tool_use": CHATML + "{# tools #}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(tmp_path)
+    pack_templates(tmp_path, server)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == templates
+    assert (tmp_path / "additional_chat_templates").is_dir() == (server != "tgi")
+    if server != "transformers":
+        assert {entry["name"] for entry in inside(tmp_path)} == set(templates)
+
+
+def test_a_tokenizer_without_a_template_stays_without(tmp_path):
+    save_tiny_tokenizer(tmp_path, chat_template=None)
+    before = (tmp_path / "tokenizer_config.json").read_text()
+    pack_templates(tmp_path, None)
+    assert (tmp_path / "tokenizer_config.json").read_text() == before
+    assert not (tmp_path / "chat_template.jinja").exists()
+
+
+def test_a_change_of_the_config_reaches_the_part_that_has_the_key(tmp_path):
+    config = {"text_config": {"vocab_size": 320}, "vision_config": {"depth": 1}, "torch_dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "out").mkdir()
+    carry_config(tmp_path, tmp_path / "out", "bfloat16", {"vocab_size": 330, "tie_word_embeddings": False})
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["text_config"] == {"vocab_size": 330}
+    assert found["tie_word_embeddings"] is False
+    assert found["dtype"] == "bfloat16"
+    assert "vocab_size" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("---\nlicense: apache-2.0\ntags: [a]\n---\nA model.", "apache-2.0"),
+        ("---\ntags: [a]\n---\nlicense: mit", None),
+        ("license: mit", None),
+        ("---\nlicense: mit", None),
+        ("---\nlicense: 'llama3.1'\n---\n", "llama3.1"),
+        ("", None),
+    ],
+)
+def test_the_licence_of_a_model_card(tmp_path, text, found):
+    assert licence_of(tmp_path) is None
+    (tmp_path / "README.md").write_text(text)
+    assert licence_of(tmp_path) == found
+
+
+def test_licences_of_base_and_adapter_travel(qlora, tmp_path):
+    shutil.copytree(qlora / "base", tmp_path / "base")
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    (tmp_path / "base" / "LICENSE").write_text("the base's")
+    (tmp_path / "base" / "NOTICE").write_text("a notice")
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3\n---\n")
+    (tmp_path / "adapter" / "LICENSE").write_text("the adapter's")
+    lineage = export("merge", base=tmp_path / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
+    assert (tmp_path / "out" / "LICENSE").read_text() == "the base's"
+    assert (tmp_path / "out" / "ADAPTER_LICENSE").read_text() == "the adapter's"
+    assert (tmp_path / "out" / "NOTICE").read_text() == "a notice"
+    assert lineage.steps[-1].arguments["licence"] == "llama3"
+
+
+def test_an_end_token_at_which_generation_does_not_end_is_said(qlora, tmp_path):
+    from transformers import GenerationConfig
+
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    GenerationConfig(eos_token_id=10).save_pretrained(tmp_path / "adapter")
+    lineage = export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
+    assert any("generation ends at 10, and not at" in note for note in lineage.steps[-1].arguments["notes"])
+
+
+def test_a_server_that_is_none(qlora, tmp_path):
+    with pytest.raises(InputError, match="expected one of transformers, vllm, sglang, tgi"):
+        export("merge", base=qlora / "base", adapter=qlora / "adapter", out=tmp_path / "out",
+               options={"server": "triton"})  # fmt: skip
