@@ -57,10 +57,13 @@ def command(
 
 
 def exit_status(result: GateResult | None, *, strict: bool) -> int:
-    """Return 3 for FAIL, 4 for INCONCLUSIVE where `strict`, else 0."""
+    """Return 3 for FAIL, 4 for INCONCLUSIVE where `strict`, else 0; a status 0 that is no PASS is told."""
     if result is None or result.verdict == "PASS":
         return 0
-    return 3 if result.verdict == "FAIL" else 4 if strict else 0
+    if result.verdict == "INCONCLUSIVE" and not strict:
+        click.echo("the gate is INCONCLUSIVE; the status is 0 (with --strict it is 4)", err=True)
+        return 0
+    return 3 if result.verdict == "FAIL" else 4
 
 
 def _write_junit(comparison: Comparison, path: Path, *, strict: bool) -> None:
