@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--base", required=True, metavar="ID_OR_PATH[@REV]", help="The model before fine-tuning.")
+@click.option("--base", metavar="ID_OR_PATH[@REV]", help="The model before fine-tuning.")
 @click.option(
     "--adapter",
     "adapters",
@@ -96,6 +96,10 @@ if TYPE_CHECKING:
     help="Rules that decide the exit status; see `lora-eval gate`.",
 )  # fmt: skip
 @click.option(
+    "--plan", "only_plan", is_flag=True,
+    help="Print what a comparison of these tasks can find; no model is loaded.",
+)  # fmt: skip
+@click.option(
     "--sequential", is_flag=True,
     help="Items in random order, look by look; a task stops as soon as it is decided.",
 )  # fmt: skip
@@ -107,13 +111,14 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", "silent", is_flag=True, help="Print the verdict's sentence only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the libraries log.")
 def command(
-    base: str,
+    base: str | None,
     adapters: tuple[str, ...],
     others: tuple[str, ...],
     out: Path,
     as_json: bool,
     silent: bool,
     verbose: bool,
+    only_plan: bool,
     **options: Any,
 ) -> int:
     r"""Score base and adapters on the same items and test the differences.
@@ -127,6 +132,9 @@ def command(
 
     OUT holds comparison.json, report.html, report.md and runs/ARM/.
 
+    --plan needs no model: it says which differences the tasks' numbers of items can find, and how many items
+    would find others; with the figures of an earlier comparison, where OUT holds one.
+
     Several processes, each with its own copy of the model, share the work:
 
     \b
@@ -134,6 +142,7 @@ def command(
 
     \b
     Example:
+      lora-eval compare --plan --suite pocket --gate gate.yaml
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --out runs/mine
       lora-eval compare --base org/model@v1 --adapter a=./a --adapter b=./b --tasks hellaswag,gsm8k
       lora-eval compare --base ./base --adapter a=./seed1 --adapter a=./seed2 --suite pocket
@@ -147,6 +156,11 @@ def command(
     from lora_eval.models.processes import check_launch
     from lora_eval.models.quiet import quiet
 
+    if only_plan:
+        _plan(out, options, as_json=as_json)
+        return 0
+    if base is None:
+        raise InputError("nothing to compare: give the model before fine-tuning with --base ID_OR_PATH")
     check_launch()
     with connected() as processes:
         shown = not silent and processes.is_first
@@ -156,6 +170,20 @@ def command(
         return 0  # the first process says it
     _print(comparison, out, as_json=as_json, silent=silent)
     return exit_status(comparison.gate, strict=options["strict"])
+
+
+def _plan(out: Path, options: dict[str, Any], *, as_json: bool) -> None:
+    """Print what the comparison will be able to find."""
+    from lora_eval.cli.compare_plan import check_tasks, earlier_comparison, make_plan, show_plan
+
+    check_asked(options)
+    margins = dict(parse_margin(text) for text in options["margins"])
+    gate = read_gate(options["gate"], strict=options["strict"])
+    earlier = earlier_comparison(out)
+    suite = read_suite(options)
+    if gate is not None:
+        check_tasks(gate, suite, options["gate"])
+    show_plan(make_plan(suite, margins, gate, earlier), suite.name, as_json=as_json)
 
 
 def _compare(

@@ -9,7 +9,8 @@ test and interval of the look are taken at that level (the significance-level ap
 confidence, whatever the reason to stop (repeated confidence intervals: Jennison and Turnbull 1989, JRSS B
 51:305), and the smallest alpha at which a look would have rejected is a p-value at any time.
 
-Of the methods compared in docs/sequential.md it decides with the fewest items.
+Compared in docs/sequential.md: Pocock's spending stops earlier and decides less often; bets and mixtures,
+which may be looked at after every item, stop later and decide less often.
 """
 
 from __future__ import annotations

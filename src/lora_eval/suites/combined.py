@@ -39,6 +39,11 @@ class CombinedSuite:
         """What a whole run asks: the items of every leaf task, suite by suite."""
         return {name: found for part in self._parts for name, found in part.items.items()}
 
+    @property
+    def metrics(self) -> dict[str, tuple[str, ...]]:
+        """The metrics of every leaf task, in its own order."""
+        return {name: found for part in self._parts for name, found in part.metrics.items()}
+
     def run(
         self,
         engine: Engine,

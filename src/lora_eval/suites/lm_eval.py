@@ -82,6 +82,13 @@ class LmEvalSuite:
         """What a whole run asks: the items of every leaf task, in order."""
         return dict(self._items)
 
+    @property
+    def metrics(self) -> dict[str, tuple[str, ...]]:
+        """The metrics of every leaf task, in its own order."""
+        return {
+            name: tuple(task.higher_is_better()) for item in self._loaded for name, task in item.tasks.items()
+        }
+
     def _identity(self) -> str:
         """Return one text for what is asked: record, task configurations, own files, lm-eval's version."""
         tasks = {}
