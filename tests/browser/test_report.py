@@ -241,8 +241,10 @@ def test_text_is_readable_in_both_schemes(browser, report, dark):
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_no_width_scrolls_sideways(browser, report, width):
     browser.open(report, width=width)
-    browser.find("#list .item > summary").click()
-    assert browser.script("return document.documentElement.scrollWidth") <= width
+    for task in ("tickets", "terms", "story"):  # a text, choices, a perplexity
+        choose(browser, "task", task)
+        browser.find("#list .item > summary").click()
+        assert browser.script("return document.documentElement.scrollWidth") <= width
     cut = browser.script(
         "return [...document.querySelectorAll('h1, h2, .finding p, .finding li, .stack td, .forest-value')]"
         ".filter((n) => n.scrollWidth > n.clientWidth + 1 && getComputedStyle(n).display !== 'inline')"

@@ -26,6 +26,8 @@ from lora_eval.reports.numbers import (
     supported_decimals,
 )
 
+from tests.conftest import CHECKOUT
+
 
 def task(metric="acc", higher=True, means=None, pairs=(), n=200):
     return TaskComparison(
@@ -107,6 +109,18 @@ def test_nothing_is_a_dash_and_never_zero():
 )
 def test_the_rule_of_the_particle_data_group(half, decimals):
     assert supported_decimals(-half, half) == decimals
+
+
+def test_the_documented_examples_are_what_is_printed():
+    text = (CHECKOUT / "docs" / "report.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\) \| [\d.]+ \| (\S+) \((.+)\) \|$", text, re.M
+    )
+    assert len(rows) == 3
+    for *values, middle, interval in rows:
+        difference, low, high = (float(value) / 100 for value in values)
+        found = pair(difference, low, high)
+        assert (difference_text(task(), found), interval_text(task(), found)) == (middle, interval)
 
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
