@@ -83,7 +83,7 @@ def test_what_ships_counts_changed_items(comparison):
     assert (merged.tone, merged.text) == ("safe", "merged scores as adapter on every one of 1,400 items.")
     gptq = by_heading(comparison)["What ships: gptq"]
     assert gptq.tone == "loss"
-    assert "247 of 1,400 items score differently, 84 better and 163 worse" in gptq.text
+    assert "247 of 1,400 items score differently: 84 gained, 163 lost" in gptq.text
     counted = [pair for task, pair in rows_of(comparison, "adapter", "gptq") if task.task != "story"]
     assert sum(pair.wins for pair in counted) == 84
 

@@ -29,7 +29,18 @@ def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
         )
     if any("paired t" in method and "log ratio" not in method for method in methods):
         yield f"Scores: mean of the differences of items, with {level} interval and test of Student's t."
-    if any("cluster" in method for method in methods):
+    if any("exact sign-flip by cluster" in method for method in methods):
+        yield (
+            "Right-or-wrong items that depend on each other (questions on one passage) are tested cluster by "
+            "cluster: every assignment of signs to the clusters is counted. The interval is that of as many "
+            "independent items as they are worth."
+        )
+    if any("macro average" in method for method in methods):
+        yield (
+            "A group whose figure is the plain mean of its tasks is tested as the mean of their differences; "
+            "tasks are independent, and degrees of freedom are Satterthwaite's."
+        )
+    if any("cluster-robust" in method for method in methods):
         yield (
             "Items that depend on each other (one passage, one conversation, repeats of one prompt) form "
             "clusters; the standard error is computed over clusters, with G - 1 degrees of freedom."
@@ -39,7 +50,7 @@ def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
             "Perplexity: log-likelihoods are summed over documents and weighted by their words or bytes; the "
             "interval is that of the log ratio of the two arms, over documents."
         )
-    if any("bootstrap" in method or "sign-flip" in method for method in methods):
+    if any("bootstrap" in method or "permutation" in method for method in methods):
         yield (
             "Resampling, as asked for: each line names its method; clusters are resampled or flipped whole."
         )

@@ -217,7 +217,9 @@ def _guard_finding(rows: Sequence[Row], arm: str, base: str, suffix: str) -> Fin
     if better and not guards:
         lines = (*(f"{GLYPHS['better']} {row_text(row)}" for row in better), *rest)
         names = _listed([task.task for task, _ in better])
-        return Finding(heading, "gain", f"{arm} is better than {base} on {names}, and worse on none.", lines)
+        return Finding(
+            heading, "gain", f"{arm} is better than {base} on {names}, and measurably worse on none.", lines
+        )
     safe = sum(pair.verdict in ("not_worse", "better") for _, pair in rows)
     shown = f"; {safe} of {len(rows)} shown not to be worse" if safe else ""
     return Finding(
@@ -265,7 +267,7 @@ def _shipped_finding(comparison: Comparison, arm: Arm) -> Finding | None:
         return Finding(heading, "safe", text, ratios)
     text = (
         f"{arm.name} against {adapter.name}: {count_text(won + lost)} of {count_text(items)} items score "
-        f"differently, {count_text(won)} better and {count_text(lost)} worse."
+        f"differently: {count_text(won)} gained, {count_text(lost)} lost."
     )
     rest = [row for row in rows if row[1].verdict in ("better", "not_worse")]
     lines = (*(f"{GLYPHS['worse']} {row_text(row)}" for row in worse), *_rest_lines(rest), *ratios)
