@@ -38,6 +38,7 @@ def test_the_drawing_is_the_tree() -> None:
 def test_exit_status_follows_from_the_branch(name: str) -> None:
     kind = CLASSES[name]
     expected = 2 if issubclass(kind, errors.InputError) else 3 if issubclass(kind, errors.CheckFailed) else 1
+    expected = 5 if kind is errors.SpendingCapError else expected
 
     assert kind.exit_status == expected
 

@@ -8,11 +8,14 @@ LoraEvalError                   exit status 1: a fault of ours
 |  |- TemplateError             a chat template is missing, unknown or does not render
 |  |- TaskError                 an unknown task, or a task whose data set is not on this machine
 |  |- OutputError               the output folder is not empty, or the disk is full
+|  |- JudgeError                a judge's endpoint refuses, or keeps failing; the same command goes on
 |  |- PluginError               a plugin is unknown, defined twice, or broken
 |  `- MissingExtraError         an optional library is not installed
+|- SpendingCapError            5: the next paid call might cost more than is left; the same command goes on
 `- CheckFailed                  3: the run went through and the answer is no
    |- ControlFailed             an A/A or determinism control was not exactly zero
    |- GateFailed                a rule of the gate was broken
+   |- CalibrationFailed         a judge is no better than chance, or follows the order of the answers
    `- VerificationFailed        a saved, merged or quantized model is not the measured one
 
 The command line prints the message and ends with `exit_status`; only status 1 shows a traceback.
@@ -68,12 +71,22 @@ class HubError(InputError):
     """The Hub cannot be reached, or refuses what was asked; the message never holds a token."""
 
 
+class JudgeError(InputError):
+    """A judge's endpoint refuses what it is asked, or keeps failing; what it answered is stored."""
+
+
 class PluginError(InputError):
     """A plugin is unknown, defined twice, or cannot be loaded."""
 
 
 class MissingExtraError(InputError):
     """An optional library is not installed; the message holds the pip command."""
+
+
+class SpendingCapError(LoraEvalError):
+    """The next paid call might cost more than was allowed; what was answered is stored."""
+
+    exit_status = 5
 
 
 class CheckFailed(LoraEvalError):
@@ -88,6 +101,10 @@ class ControlFailed(CheckFailed):
 
 class GateFailed(CheckFailed):
     """A rule of the gate was broken."""
+
+
+class CalibrationFailed(CheckFailed):
+    """A judge is no better than chance on labelled pairs, or follows the order of the answers."""
 
 
 class VerificationFailed(CheckFailed):

@@ -90,11 +90,12 @@ def test_repeating_every_prompt_does_not_shrink_the_error():
     assert twice.standard_error == pytest.approx(once.standard_error, rel=0.1)
 
 
-def test_a_model_that_always_wins_is_at_one_hundred():
+def test_where_length_cannot_be_told_from_quality_there_is_no_figure():
     _, longer = draw(np.random.default_rng(8), 40, 0.0, 0.0)
-    found = length_adjusted(np.ones(40), longer, names(40), resamples=50)
-    assert found.win_rate == pytest.approx(100.0, abs=1e-6)
-    assert np.isfinite([found.standard_error, found.ci_low, found.ci_high]).all()
+    for scores in (np.ones(40), (longer > 0).astype(float)):
+        found = length_adjusted(scores, longer, names(40), resamples=50)
+        assert (found.win_rate, found.ci_low) == (None, None)
+        assert "no finite fit" in found.reason
 
 
 @pytest.mark.parametrize(("longer", "reason"), [([5.0] * 20, "same amount"), ([1.0, 2.0], "2 prompts")])

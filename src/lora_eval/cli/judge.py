@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lora_eval.cli.judge_report import report
+from lora_eval.cli.judge_run import calibrate, plan, run
 
 
 @click.group()
@@ -14,7 +15,10 @@ def command() -> None:
     \b
     Example:
       lora-eval judge report --suite alpaca-eval --annotations annotations.json
+      lora-eval judge plan --suite pairwise --judge openai-text --judge-model gpt-6-luna \
+          --answers base=base.json --answers tuned=tuned.json
     """
 
 
-command.add_command(report)
+for each in (plan, run, calibrate, report):
+    command.add_command(each)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
+from lora_eval.cli.judge_options import SUITES
+
 
 @click.command(
     epilog="Reads alpaca_eval's annotations.json, FastChat's *_single.jsonl and *_pair.jsonl, and our own."
 )
-@click.option(
-    "--suite", type=click.Choice(["alpaca-eval", "mt-bench"]), required=True, help="Whose verdicts they are."
-)
+@click.option("--suite", type=click.Choice(SUITES), required=True, help="Whose verdicts they are.")
 @click.option(
     "--annotations", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE",
-    help="A file of verdicts, plain or gzip; repeatable.",
+    help="A file of verdicts, plain or gzip, or a folder of judge run; repeatable.",
 )  # fmt: skip
 @click.argument("more", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE]...")
 @click.option(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_eval.judges.logistic import Values, fit, probability
+from lora_eval.judges.logistic import LARGEST, Values, fit, probability
 from lora_eval.records import LengthAdjusted, VariancePart
 from lora_eval.stats import StudentLaw
 from lora_eval.stats.differences import number_clusters
@@ -40,6 +40,8 @@ def length_adjusted(
         return undefined(level, "every answer differs in length by the same amount")
     design = np.column_stack([np.ones(len(scores)), np.tanh(longer / spread)])
     beta = fit(design, scores, np.ones(len(scores)))
+    if np.abs(beta).max() >= LARGEST:
+        return undefined(level, "no finite fit: one arm wins everywhere, or length alone decides who wins")
     drawn = _resampled(design, scores, labels, units, resamples)
     error = float(np.std(drawn, ddof=1))
     low, high = (float(beta[0]),) * 2

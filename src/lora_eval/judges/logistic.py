@@ -11,7 +11,7 @@ _STEPS = 60
 _LARGEST_STEP = 4.0
 # Coefficients beyond this are probabilities of 0 or 1 to a double: a sample that separates has no finite
 # maximum.
-_LARGEST = 30.0
+LARGEST = 15.0
 
 
 def fit(design: Values, labels: Values, weights: Values) -> Values:
@@ -19,7 +19,7 @@ def fit(design: Values, labels: Values, weights: Values) -> Values:
 
     `design` is (n, k) of full rank, `labels` (n,) in 0..1. `weights` is (n,), or (samples, n) for that many
     fits at once; the result is (k,) or (samples, k). Where no finite maximum exists, a coefficient stops
-    at 30. Reference: `statsmodels` GLM, family Binomial, `var_weights`.
+    at 15. Reference: `statsmodels` GLM, family Binomial, `var_weights`.
     """
     batch = np.atleast_2d(weights)
     coefficients: Values = np.zeros((len(batch), design.shape[1]))
@@ -31,7 +31,7 @@ def fit(design: Values, labels: Values, weights: Values) -> Values:
         ]
         step *= np.minimum(1.0, _LARGEST_STEP / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
         before = coefficients
-        coefficients = np.clip(coefficients + step, -_LARGEST, _LARGEST)
+        coefficients = np.clip(coefficients + step, -LARGEST, LARGEST)
         if np.abs(coefficients - before).max() < 1e-11:
             break
     return coefficients if weights.ndim == 2 else coefficients[0]

@@ -39,7 +39,7 @@ JUDGE_TOKENS = 2048
 class Question:
     """One question of two turns; `reference` holds the reference answers of both (empty: none)."""
 
-    id: int
+    id: int | str
     category: str
     turns: tuple[str, ...]
     reference: tuple[str, ...] = ()

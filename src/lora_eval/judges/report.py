@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_eval.errors import InputError
+from lora_eval.judges import own_rows
 from lora_eval.judges.alpaca_report import report_preferences
 from lora_eval.judges.alpaca_rows import read_preferences
 from lora_eval.judges.bradley_terry import bradley_terry
@@ -30,16 +31,23 @@ def build_report(
         mixed.
     """
     sources = [str(path) for path in files]
+    own = [path for path in files if own_rows.is_own(path)]
+    foreign = [path for path in files if path not in own]
+    verdicts = own_rows.read_own(own, suite)
     if suite == "alpaca-eval":
-        return report_preferences(read_preferences(files), sources, df_gamed, level)
-    ratings, games = read_judgments(files)
+        preferences = [*read_preferences(foreign), *own_rows.preferences(verdicts)]
+        return report_preferences(preferences, sources, df_gamed, level)
+    if foreign and suite == "pairwise":
+        raise InputError(
+            f"{foreign[0]}: no verdicts of judge run; FastChat's pairs are read by --suite mt-bench"
+        )
+    ratings, games = read_judgments(foreign)
+    ratings, games = ratings + own_rows.ratings(verdicts), games + own_rows.games(verdicts)
     if ratings and games:
         raise InputError("--annotations: single and pair judgments have other figures; give them one by one")
-    return (
-        report_games("mt-bench", games, sources, level)
-        if games
-        else report_ratings(ratings, sources, base, level)
-    )
+    if games:
+        return report_games(suite, games, sources, level)
+    return report_ratings(ratings, sources, base, level)
 
 
 def report_games(

@@ -9,6 +9,8 @@ from lora_eval.judges.mt_bench import CATEGORIES
 from lora_eval.records import (
     AlpacaScore,
     BradleyTerry,
+    Calibration,
+    JudgeForecast,
     JudgeReport,
     LengthAdjusted,
     MtBenchScore,
@@ -44,6 +46,46 @@ def print_report(report: JudgeReport, console: Console) -> None:
         console.print(_strength_table(strengths))
     for note in (*report.notes, *_extrapolations(report)):
         console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def forecast_text(found: JudgeForecast) -> str:
+    """Return the forecast in sentences."""
+    lines = [
+        f"Judge: {found.judge}",
+        f"Calls: {found.left:,} to make, {found.known:,} known, {found.equal_answers:,} ties of equal "
+        "answers that need none",
+        f"Tokens: about {found.input_tokens:,} in (at most {found.most_input_tokens:,}), at most "
+        f"{found.most_output_tokens:,} out",
+    ]
+    if found.most_dollars is None or found.likely_dollars is None:
+        lines.append("Dollars: the profile has no price")
+    else:
+        lines.append(
+            f"Dollars: about {found.likely_dollars:.4f}, at most {found.most_dollars:.4f} for one reply each"
+        )
+    if found.smallest_difference is not None:
+        scale = 100.0 if found.unit == "share of prompts" else 1.0
+        unit = "points from 50 %" if scale == 100.0 else found.unit
+        lines.append(
+            f"Smallest difference found with power 0.8: {scale * found.smallest_difference:.2f} {unit}, over "
+            f"{found.prompts} prompts, if {found.assumption}"
+        )
+    return "\n".join(lines)
+
+
+def calibration_text(found: Calibration) -> str:
+    """Return the calibration in sentences."""
+    verdict = "PASSED" if found.passed else f"REFUSED: {'; '.join(found.reasons)}"
+    interval = _interval(found.ci_low, found.ci_high, 1, scale=100.0)
+    return "\n".join([
+        f"Judge: {found.judge}",
+        f"Right on {_percent(found.agreement)} % of {found.n} pairs ({interval}), "
+        f"{found.n_invalid} without a verdict",
+        f"Same verdict in both orders: {_percent(found.order_agreement)} %; decided games won by the answer "
+        f"shown first: {_percent(found.position_rate)} %",
+        f"Same verdict when asked again: {_percent(found.repeat_agreement)} % of {found.repeats}",
+        verdict,
+    ])  # fmt: skip
 
 
 def _alpaca_tables(models: dict[str, AlpacaScore]) -> list[Table]:

@@ -11,6 +11,94 @@ from lora_eval.records.base import Record
 JudgeSuite = Literal["alpaca-eval", "mt-bench", "pairwise"]
 
 
+class JudgeVerdict(Record):
+    """One finished call, as it is stored. `value` is a rating of a's answer (`b` None), or the score of b: 0
+    (a is better) to 1; None with a `reason` where the reply has no verdict. `first` is the arm that was
+    shown first.
+
+    `key` identifies the request and its place; `attempt` counts replies without a verdict before this one.
+    `model` and `system_fingerprint` are what the endpoint says it is. `cost` is in dollars, a bound where
+    `usage_estimated`. `length_a` and `length_b` are in characters.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    key: str
+    suite: JudgeSuite
+    judge: str
+    profile: str
+    prompt: str
+    turn: int
+    category: str
+    a: str
+    b: str | None
+    first: Literal["a", "b"]
+    repeat: int
+    attempt: int
+    value: float | None
+    reason: str | None
+    text: str
+    finish_reason: str | None
+    model: str | None
+    system_fingerprint: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    usage_estimated: bool
+    cost: float
+    seconds: float
+    tries: int
+    length_a: int
+    length_b: int | None
+
+
+class JudgeForecast(Record):
+    """What a run would ask, before any money is spent. `left` of `calls` are not on disk yet; equal answers
+    are ties that nobody is asked about. Tokens and dollars are those of what is left: estimates, and bounds
+    (`most_...`) for one reply to each call. `smallest_difference` is found with power 0.8 at `level`, if the
+    `assumption` holds.
+    """
+
+    judge: str
+    calls: int
+    equal_answers: int
+    known: int
+    left: int
+    input_tokens: int
+    most_input_tokens: int
+    most_output_tokens: int
+    likely_dollars: float | None
+    most_dollars: float | None
+    prompts: int
+    smallest_difference: float | None
+    unit: str
+    assumption: str
+    level: float
+
+
+class Calibration(Record):
+    """How far a judge can be trusted, on pairs whose better answer is known.
+
+    `agreement` is the share of pairs on which the judge (both orders averaged; a tie counts half) is right,
+    with its interval. `position_rate` and `order_agreement` are those of `PairRate`, `repeat_agreement` the
+    share of calls that got the same verdict when asked again (None: nothing was). `passed` is False, with
+    `reasons`, where the judge is no better than chance or follows the position.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    judge: str
+    n: int
+    n_invalid: int
+    agreement: float | None
+    ci_low: float | None
+    ci_high: float | None
+    level: float
+    order_agreement: float | None
+    position_rate: float | None
+    repeat_agreement: float | None
+    repeats: int
+    passed: bool
+    reasons: tuple[str, ...]
+
+
 class LengthAdjusted(Record):
     """The win rate in percent at equal length of both answers; undefined is None with a `reason`.
 

@@ -1,0 +1,88 @@
+"""Options that the paid judge commands share, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from lora_eval.judges.calls import Plan
+    from lora_eval.records import JudgeProfile
+
+SUITES = ("alpaca-eval", "mt-bench", "pairwise")
+
+
+def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name the judge."""
+    for option in reversed((
+        click.option("--judge", required=True, metavar="NAME_OR_PATH",
+                     help="A judge profile: a packaged one, a plugin's, or a YAML file."),
+        click.option("--judge-model", metavar="MODEL", help="The model to ask (default: the profile's)."),
+        click.option("--judge-url", metavar="URL",
+                     help="The endpoint, with its /v1 (default: the profile's)."),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what is judged."""
+    for option in reversed((
+        click.option("--suite", type=click.Choice(SUITES), required=True, help="What is asked of the judge."),
+        click.option("--answers", multiple=True, required=True, metavar="ARM=FILE",
+                     help="An arm's answers (FastChat's model_answer or alpaca_eval's model_outputs); "
+                     "repeatable, the base first."),
+        click.option("--questions", type=click.Path(path_type=Path, dir_okay=False), multiple=True,
+                     metavar="FILE",
+                     help="Questions that the answers name by question_id (default: MT-Bench's)."),
+        click.option("--all-pairs", is_flag=True,
+                     help="Compare every two arms, not each with the base only."),
+        click.option("--orders", type=click.Choice(["both", "alpaca"]), default="both", show_default=True,
+                     help="Show each pair in both orders, or in the one that alpaca_eval draws."),
+        click.option("--repeat", type=click.IntRange(1, 20), default=1, show_default=True,
+                     help="Ask everything so many times."),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N questions only."),
+    )):  # fmt: skip
+        function = option(function)
+    return judge_options(function)
+
+
+def read_profile(judge: str, judge_model: str | None, judge_url: str | None) -> JudgeProfile:
+    """Return the profile that the options name."""
+    from lora_eval.judges.profiles import load_profile
+
+    return load_profile(judge, model=judge_model, base_url=judge_url)
+
+
+def read_plan(options: dict[str, Any]) -> Plan:
+    """Return the plan that the options of `plan_options` describe."""
+    from lora_eval.judges.answers import read_answers
+    from lora_eval.judges.calls import make_plan
+
+    profile = read_profile(options["judge"], options["judge_model"], options["judge_url"])
+    sets = read_answers(named_files(options["answers"]), options["questions"])
+    return make_plan(
+        options["suite"],
+        profile,
+        sets,
+        all_pairs=options["all_pairs"],
+        orders=options["orders"],
+        repeats=options["repeat"],
+        limit=options["limit"],
+    )
+
+
+def named_files(values: tuple[str, ...]) -> dict[str, Path]:
+    """Return ARM=FILE options as a mapping; every arm has one file."""
+    named: dict[str, Path] = {}
+    for value in values:
+        arm, equals, path = value.partition("=")
+        if not equals or not arm or not path:
+            raise click.UsageError(f"--answers {value}: expected ARM=FILE")
+        if arm in named:
+            raise click.UsageError(f"--answers: the arm '{arm}' is given twice")
+        named[arm] = Path(path)
+    return named

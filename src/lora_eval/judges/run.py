@@ -1,0 +1,276 @@
+"""Asks what a plan has and the store has not; every finished call is on disk before the next one counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import CalibrationFailed, InputError, JudgeError, SpendingCapError
+from lora_eval.judges.budget import Budget, Pace, cost, likely_input_tokens, most_cost
+from lora_eval.judges.calls import ASKS, Call, Plan
+from lora_eval.judges.client import Answered, JudgeClient
+from lora_eval.judges.profiles import read_key
+from lora_eval.judges.replies import Reply, read_reply
+from lora_eval.judges.store import VerdictStore
+from lora_eval.protocols import Progress
+from lora_eval.records import Calibration, JudgeVerdict
+from lora_eval.schema import read_record
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one run did. `verdicts` are the plan's, this run's and those of earlier ones."""
+
+    verdicts: list[JudgeVerdict] = field(default_factory=list)
+    asked: int = 0
+    known: int = 0
+    retried: int = 0
+    spent: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def run_plan(
+    plan: Plan, folder: Path, *, max_cost: float | None, progress: Progress = lambda what, done, total: None
+) -> Outcome:
+    """Return every verdict of the plan, asking only for those that `folder` does not hold.
+
+    Raises:
+        InputError: a price and no `max_cost`, no key, or another process is judging into `folder`.
+        JudgeError: the endpoint refuses, or keeps failing; what was answered is stored.
+        SpendingCapError: the next call might cost more than is left; what was answered is stored.
+    """
+    if plan.profile.price is not None and max_cost is None:
+        raise InputError(f"judge {plan.profile.name} has a price: give --max-cost DOLLARS")
+    key = read_key(plan.profile)
+    with VerdictStore(folder) as store:
+        outcome = Outcome(known=sum(_known(plan, call, store) for call in plan.calls))
+        budget = Budget(max_cost, sum(verdict.cost for verdict in store.verdicts.values()))
+        work = _Work(plan, store, budget, outcome, progress)
+        try:
+            asyncio.run(work.run(key))
+        finally:
+            outcome.spent = budget.spent
+        outcome.verdicts = [verdict for call in plan.calls for verdict in stored(plan, call, store)]
+        outcome.notes = notes(outcome.verdicts)
+    return outcome
+
+
+def stored(plan: Plan, call: Call, store: VerdictStore) -> Iterator[JudgeVerdict]:
+    """Yield the stored verdicts of one call: one for each time it was asked."""
+    for attempt in range(ASKS):
+        verdict = store.verdicts.get(_key(plan, call, attempt))
+        if verdict is None:
+            return
+        yield verdict
+        if verdict.value is not None:
+            return
+
+
+def notes(verdicts: list[JudgeVerdict]) -> list[str]:
+    """Return what must be said of the replies: other models, missing token counts, missing verdicts."""
+    found = []
+    models = list(dict.fromkeys(verdict.model for verdict in verdicts if verdict.model))
+    if len(models) > 1:
+        found.append(
+            f"the endpoint answered with several models: {', '.join(models)}; the judge changed in between"
+        )
+    prints = {verdict.system_fingerprint for verdict in verdicts if verdict.system_fingerprint}
+    if len(prints) > 1:
+        found.append(f"the endpoint reported {len(prints)} system fingerprints: its judge may have changed")
+    guessed = sum(verdict.usage_estimated for verdict in verdicts)
+    if guessed:
+        found.append(
+            f"{guessed} replies say no number of tokens; their cost is the most that they can have cost"
+        )
+    return found
+
+
+def check_calibration(plan: Plan, path: Path) -> None:
+    """Return if the judge has passed.
+
+    Raises:
+        CalibrationFailed: it has not.
+        InputError: the file is of another judge.
+    """
+    found = read_record(path, Calibration)
+    if found.judge != plan.judge:
+        raise InputError(
+            f"{path}: is of the judge {found.judge}, and this one is {plan.judge}; calibrate it too"
+        )
+    if not found.passed:
+        raise CalibrationFailed(f"the judge {plan.judge} is refused: {'; '.join(found.reasons)}")
+
+
+class _Work:
+    """The workers of one run."""
+
+    def __init__(
+        self, plan: Plan, store: VerdictStore, budget: Budget, outcome: Outcome, progress: Progress
+    ) -> None:
+        self.plan, self.store, self.budget, self.outcome = plan, store, budget, outcome
+        self.progress = progress
+        self.done = 0
+        self.capped = False
+        self.fault: JudgeError | None = None
+
+    async def run(self, key: str | None) -> None:
+        limits = self.plan.profile.limits
+        pace = Pace(limits.rpm, limits.tpm)
+        calls = iter(self.plan.calls)
+        async with JudgeClient(self.plan.profile, key, pace) as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(limits.concurrency, len(self.plan.calls))):
+                        group.create_task(self._worker(calls, client))
+            except BaseExceptionGroup as errors:
+                raise _first(errors) from errors
+            finally:
+                self.outcome.retried = client.retried
+                await self.store.drain()
+        if self.fault is not None:
+            raise self.fault
+        if self.capped:
+            left = sum(not _known(self.plan, call, self.store) for call in self.plan.calls)
+            raise SpendingCapError(
+                f"--max-cost {self.budget.cap:g}: ${self.budget.spent:.4f} spent, {left} of "
+                f"{len(self.plan.calls)} calls are left and the next might cost more than remains; "
+                "the same command with a higher --max-cost goes on from here"
+            )
+
+    async def _worker(self, calls: Iterator[Call], client: JudgeClient) -> None:
+        for call in calls:
+            if self.capped or self.fault is not None:
+                return
+            try:
+                await self._finish(call, client)
+            except JudgeError as error:
+                # The others finish the calls that they have made: those are paid for.
+                self.fault = self.fault or error
+                client.stopping = True
+                return
+            self.done += 1
+            self.progress("judging", self.done, len(self.plan.calls))
+
+    async def _finish(self, call: Call, client: JudgeClient) -> None:
+        """Ask until there is a verdict, at most three times; a stored reply is not asked for again."""
+        for attempt in range(ASKS):
+            key = _key(self.plan, call, attempt)
+            verdict = self.store.verdicts.get(key)
+            if verdict is None:
+                verdict = await self._ask(call, key, attempt, client)
+            if verdict is None or verdict.value is not None:
+                return
+
+    async def _ask(self, call: Call, key: str, attempt: int, client: JudgeClient) -> JudgeVerdict | None:
+        """The verdict, stored; None where the cap lets nothing be asked."""
+        if call.messages is None:
+            tie = _verdict(self.plan, call, key, attempt, _EQUAL, Answered(None, None, 0, 0, 0.0), 0.0, False)
+            await self.store.add(tie)
+            return tie
+        body = self.plan.body(call)
+        most = most_cost(self.plan.profile, body)
+        if not await self.budget.reserve(most):
+            self.capped = True
+            return None
+        spent = most  # where the call fails or is stopped, it may have been billed
+        try:
+            answered = await client.ask(body, likely_input_tokens(body) + self.plan.profile.params.max_tokens)
+            reply = _scrubbed(_reply(self.plan, answered), client)
+            spent, guessed = _cost(self.plan, reply, answered, body)
+            verdict = _verdict(self.plan, call, key, attempt, reply, answered, spent, guessed)
+            self.outcome.asked += 1
+            await self.store.add(verdict)
+            return verdict
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self.budget.settle(most, spent))
+
+
+_EQUAL = Reply(0.5, None, "", None, None, None, 0, 0)
+
+
+def _known(plan: Plan, call: Call, store: VerdictStore) -> bool:
+    found = list(stored(plan, call, store))
+    return bool(found) and (found[-1].value is not None or len(found) == ASKS)
+
+
+def _key(plan: Plan, call: Call, attempt: int) -> str:
+    body = {} if call.messages is None else plan.body(call)
+    return call.key(plan.profile.base_url or "", body, attempt)
+
+
+def _reply(plan: Plan, answered: Answered) -> Reply:
+    if answered.refusal is None:
+        return read_reply(plan.profile, answered.body)
+    return Reply(None, f"the endpoint refused it: {answered.refusal}", "", None, None, None, 0, 0)
+
+
+def _scrubbed(reply: Reply, client: JudgeClient) -> Reply:
+    reason = None if reply.reason is None else client.scrub(reply.reason)
+    return replace(reply, text=client.scrub(reply.text), reason=reason)
+
+
+def _cost(plan: Plan, reply: Reply, answered: Answered, body: dict[str, Any]) -> tuple[float, bool]:
+    """Dollars of the call and of its lost tries, and whether they are a bound for want of a count."""
+    price = plan.profile.price
+    most = most_cost(plan.profile, body)
+    lost = answered.lost * most
+    if reply.input_tokens is None or reply.output_tokens is None:
+        return most + lost, True
+    return cost(price, reply.input_tokens, reply.output_tokens) + lost, False
+
+
+def _verdict(
+    plan: Plan,
+    call: Call,
+    key: str,
+    attempt: int,
+    reply: Reply,
+    answered: Answered,
+    dollars: float,
+    guessed: bool,
+) -> JudgeVerdict:
+    value = reply.value
+    if value is not None and call.b is not None and call.first == "b":
+        value = 1.0 - value  # the reply scores the answer shown second; the record scores b
+    return JudgeVerdict(
+        key=key,
+        suite=call.suite,
+        judge=plan.judge,
+        profile=plan.profile.name,
+        prompt=call.prompt,
+        turn=call.turn,
+        category=call.category,
+        a=call.a,
+        b=call.b,
+        first=call.first,
+        repeat=call.repeat,
+        attempt=attempt,
+        value=value,
+        reason=reply.reason,
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        model=reply.model,
+        system_fingerprint=reply.system_fingerprint,
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        usage_estimated=guessed,
+        cost=dollars,
+        seconds=round(answered.seconds, 4),
+        tries=answered.tries,
+        length_a=call.length_a,
+        length_b=call.length_b,
+    )
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error to tell; workers that were stopped by it are no news."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        return error
+    return errors
