@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,36 @@ def test_texts_of_models_stay_data(browser, tmp_path):
     assert browser.script("return document.querySelectorAll('img, b b').length") == 0
     assert browser.log() == []
     assert browser.requests() == [path.as_uri()]
+    browser.open(path, width=390)
+    assert browser.script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_a_browser_that_cannot_unpack_says_so(browser, report):
+    added = browser.cdp(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": "delete globalThis.DecompressionStream"}
+    )
+    try:
+        browser.open(report)
+        browser.wait("return document.getElementById('shown').textContent.includes('cannot be shown')")
+        assert "DecompressionStream is not defined. They are in runs/." in browser.find("#shown").text
+        assert browser.find("#tasks table").is_displayed()
+    finally:
+        browser.cdp("Page.removeScriptToEvaluateOnNewDocument", {"identifier": added["identifier"]})
+
+
+def test_the_word_difference_keeps_every_text_whole(page):
+    """On seeded random pairs: the parts make up the texts, and what is marked common is the same in both."""
+    generator = random.Random(5)
+    words = ["a", "b", "ä", "\U0001d518", " ", "\n", "  ", ",", "(", "über", "12"]
+    for _ in range(200):
+        one, other = ("".join(generator.choices(words, k=generator.randrange(14))) for _ in range(2))
+        first, second = page.script("return wordDiff(arguments[0], arguments[1])", one, other)
+        assert "".join(text for text, _ in first) == one
+        assert "".join(text for text, _ in second) == other
+        common = [["".join(text.split()) for text, own in parts if not own] for parts in (first, second)]
+        assert "".join(common[0]) == "".join(common[1])
+    assert page.script("return wordDiff(arguments[0], arguments[0])", "a b c") == [[["a b c", False]]] * 2
+    assert page.script("return wordDiff('x '.repeat(3000), 'y '.repeat(3000))") is None
 
 
 CONTRAST = """

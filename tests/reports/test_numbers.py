@@ -25,7 +25,6 @@ from lora_eval.reports.numbers import (
     size_text,
     supported_decimals,
 )
-
 from tests.conftest import CHECKOUT
 
 

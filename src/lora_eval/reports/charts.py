@@ -59,6 +59,8 @@ def make_axis(values: Iterable[float], *, parts: int = 6, smallest: float = 1e-9
     ends = [*([0.0] if zero else []), *values] or [0.0]
     low, high = min(ends), max(ends)
     span = max(high - low, smallest, 1e-9 * max(abs(low), abs(high)))
+    spare = (span - (high - low)) / 2
+    low, high = low - spare, high + spare
     raw = span / parts
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * (1 - 1e-9))
