@@ -94,3 +94,22 @@ def test_an_exporter_of_another_package(run_cli, tiny_llama, tmp_path):
     done = run_cli("export", "acme-copy", "--model", tiny_llama, "--option", "a", "--out", tmp_path / "other")
     assert done.status == 2
     assert "expected KEY=VALUE" in done.stderr
+
+
+def test_base_writes_what_training_saw(run_cli, tiny_llama, tmp_path):
+    options = ("--quantize", "nf4", "--dequantized", "--server", "tgi", "--json")
+    done = run_cli("export", "base", "--base", tiny_llama, *options, "--out", tmp_path / "base")
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["variants"][-1]["made_by"] == "lora-eval export base"
+    assert not (tmp_path / "base" / "chat_template.jinja").exists()
+
+
+def test_several_adapters_merge_with_weights(run_cli, tiny_llama, tiny_adapter, tmp_path):
+    command = ("export", "merge", "--base", tiny_llama, "--adapter", tiny_adapter, "--adapter", tiny_adapter)
+    weights = ("--weight", 1, "--weight", -0.5, "--combine", "cat")
+    done = run_cli(*command, *weights, "--out", tmp_path / "both", "--json")
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["steps"][0]["arguments"]["combine"]["weights"] == [1.0, -0.5]
+    done = run_cli(*command, "--weight", 1, "--out", tmp_path / "x")
+    assert done.status == 2
+    assert "give one for each" in done.stderr

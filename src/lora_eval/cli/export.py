@@ -1,4 +1,4 @@
-"""`lora-eval export`: merge, gptq, awq, and every exporter that an installed package adds."""
+"""`lora-eval export`: merge, base, gptq, awq, and every exporter that an installed package adds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from lora_eval.cli.export_merge import base_command, merge
+from lora_eval.cli.export_run import output_options, run_export
 
 
 class ExporterGroup(click.Group):
@@ -27,6 +30,7 @@ def command() -> None:
     \b
     Example:
       lora-eval export merge --base ./base --adapter ./adapter --out ./merged
+      lora-eval export base --base ./base --adapter ./adapter --dequantized --out ./base-as-trained
       lora-eval export gptq --model ./merged --out ./gptq
       lora-eval export awq --model ./merged --out ./awq
       lora-eval verify --base ./base --reference adapter:./adapter --candidate merged:./merged \
@@ -34,56 +38,8 @@ def command() -> None:
     """
 
 
-def _output_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every export has."""
-    for option in (
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        click.option("--json", "as_json", is_flag=True, help="Print the lineage as JSON on stdout."),
-        click.option(
-            "--out", required=True, type=click.Path(path_type=Path), help="New folder for the model."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-@command.command("merge", short_help="Add an adapter to the weights it was trained on.")
-@click.option("--base", required=True, help="Model that the adapter was trained on (folder or Hub id[@REV]).")
-@click.option("--adapter", required=True, help="Adapter to merge (folder or Hub id[@REV]).")
-@click.option(
-    "--onto",
-    type=click.Choice(["trained", "original"]),
-    help="'trained': the base as quantized in training (default where the lineage says it was); 'original': "
-    "the 16-bit base, which for a QLoRA adapter is another model than the one measured.",
-)
-@click.option(
-    "--quantize",
-    type=click.Choice(["nf4", "none"]),
-    help="How training quantized the base, for adapters without lineage.json (default: as the lineage says).",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    help="Stored dtype (default: the base's).",
-)
-@_output_options
-def merge(base: str, adapter: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
-    r"""Add the adapter to the weights it was trained on, tensor by tensor; the model is never loaded.
-
-    Writes safetensors in the base's own layout, the adapter's tokenizer and chat templates, lineage.json, and
-    audit.json with what happened to every changed tensor.
-
-    \b
-    Example:
-      lora-eval export merge --base ./base --adapter ./adapter --out ./merged
-      lora-eval export merge --base ./base --adapter ./adapter --onto original --out ./merged-original
-    """
-    from lora_eval.models import parse_arm, resolve_adapter, resolve_model
-
-    _, base_path, base_revision = parse_arm(base)
-    _, adapter_path, adapter_revision = parse_arm(adapter)
-    folders = (resolve_model(base_path, base_revision), resolve_adapter(adapter_path, adapter_revision))
-    _run("merge", *folders, out, options, as_json, quiet)
+command.add_command(merge)
+command.add_command(base_command)
 
 
 def _quantize_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -130,7 +86,7 @@ def _quantize_options(function: Callable[..., None]) -> Callable[..., None]:
 @command.command("gptq", short_help="Quantize a whole model to 4 or 8 bits with GPTQ.")
 @_quantize_options
 @click.option("--desc-act", is_flag=True, help="Columns in the order of their activations; vLLM refuses it.")
-@_output_options
+@output_options
 def gptq(model: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Quantize a whole model with GPTQ (gptqmodel); by default in the form that vLLM serves.
 
@@ -152,7 +108,7 @@ def gptq(model: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> N
     help="Python that has llm-compressor (or $LORA_EVAL_LLM_COMPRESSOR_PYTHON); default: an environment that "
     "is made once and kept in the user's cache.",
 )
-@_output_options
+@output_options
 def awq(model: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Quantize a whole model with AWQ (llm-compressor), in the compressed-tensors format that vLLM serves.
 
@@ -179,7 +135,7 @@ def _quantize(name: str, model: str, out: Path, options: dict[str, Any], as_json
     folder = resolve_model(path, revision)
     options["bits"] = int(options["bits"])
     options["held_out"] = _held_out(folder, options["held_out"])
-    _run(name, folder, None, out, options, as_json, quiet)
+    run_export(name, folder, None, out, options, as_json, quiet)
 
 
 def _held_out(folder: Path, suites: tuple[str, ...]) -> dict[str, list[str]]:
@@ -211,7 +167,7 @@ def _plugin_command(name: str) -> click.Command:
     @click.option("--model", "--base", "base", required=True, help="Base, or whole model to export.")
     @click.option("--adapter", help="Adapter to export with its base.")
     @click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the exporter.")
-    @_output_options
+    @output_options
     def run(
         base: str,
         adapter: str | None,
@@ -226,7 +182,7 @@ def _plugin_command(name: str) -> click.Command:
         folder = resolve_model(path, revision)
         _, adapter_path, adapter_revision = parse_arm(adapter) if adapter else (None, "", None)
         chosen = resolve_adapter(adapter_path, adapter_revision) if adapter else None
-        _run(name, folder, chosen, out, _pairs(pairs), as_json, quiet)
+        run_export(name, folder, chosen, out, _pairs(pairs), as_json, quiet)
 
     return run
 
@@ -242,29 +198,3 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise click.UsageError(f"--option {pair}: expected KEY=VALUE")
         options[key] = parse_yaml(value, f"--option {key}")
     return options
-
-
-def _run(
-    name: str,
-    base: Path,
-    adapter: Path | None,
-    out: Path,
-    options: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from lora_eval.cli.progress import progress_bar
-    from lora_eval.export import export
-    from lora_eval.models.quiet import quiet as quieted
-    from lora_eval.schema import dump_record
-
-    with progress_bar(not (quiet or as_json)) as progress, quieted(bool(options.get("verbose"))):
-        lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
-    if as_json:
-        click.echo(dump_record(lineage), nl=False)
-        return
-    arguments = lineage.steps[-1].arguments if lineage.steps else {}
-    for note in arguments.get("notes", ()):
-        click.echo(f"note: {note}", err=True)
-    if not quiet:
-        click.echo(f"wrote {out} ({lineage.variants[-1].kind}, {lineage.variants[-1].fingerprint})", err=True)

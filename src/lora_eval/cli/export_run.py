@@ -1,0 +1,49 @@
+"""What every `lora-eval export` command has: its output options, and how it runs and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def output_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what every export has."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option("--json", "as_json", is_flag=True, help="Print the lineage as JSON on stdout."),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), help="New folder for the model."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def run_export(
+    name: str,
+    base: Path,
+    adapter: Path | None,
+    out: Path,
+    options: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Export, and print the lineage or where the model lies."""
+    from lora_eval.cli.progress import progress_bar
+    from lora_eval.export import export
+    from lora_eval.models.quiet import quiet as quieted
+    from lora_eval.schema import dump_record
+
+    with progress_bar(not (quiet or as_json)) as progress, quieted(bool(options.get("verbose"))):
+        lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
+    if as_json:
+        click.echo(dump_record(lineage), nl=False)
+        return
+    arguments = lineage.steps[-1].arguments if lineage.steps else {}
+    for note in arguments.get("notes", ()):
+        click.echo(f"note: {note}", err=True)
+    if not quiet:
+        click.echo(f"wrote {out} ({lineage.variants[-1].kind}, {lineage.variants[-1].fingerprint})", err=True)
