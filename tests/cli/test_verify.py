@@ -39,12 +39,16 @@ def test_the_base_is_not(run_cli, tiny_llama, merged, prompts, tmp_path):
     done = run_cli("verify", *arms, "--prompts", prompts, "--out", tmp_path / "v.json")
     assert done.status == 3
     assert "failed: kl_mean is" in done.stderr
+    assert "cause: model.layers.0.mlp.down_proj, " in done.stderr
     assert json.loads((tmp_path / "v.json").read_text())["passed"] is False
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--margin", "0"), "--margin"),
+        (("--suite", "./nowhere"), "nowhere: no such file"),
+        (("--store", __file__), "is a file"),
         (("--tolerance", "kl_men=1"), "did you mean 'kl_mean'"),
         (("--reference", "adapter:./nowhere"), "give --base"),
         (("--candidate", "merged:./nowhere"), "no such folder"),
@@ -59,3 +63,34 @@ def test_what_cannot_be_asked_ends_with_2(run_cli, merged, prompts, tmp_path, op
     assert done.status == 2
     assert said in done.stderr
     assert not (tmp_path / "v.json").exists()
+
+
+def test_there_must_be_something_to_ask(run_cli, merged, tmp_path):
+    done = run_cli("verify", "--reference", merged, "--candidate", merged, "--out", tmp_path / "v.json")
+    assert done.status == 2
+    assert "give --prompts FILE, --suite NAME, or both" in done.stderr
+
+
+def test_reference_logits_are_kept_unless_told_otherwise(run_cli, merged, prompts, tmp_path):
+    arms = ("--reference", merged, "--candidate", merged, "--prompts", prompts, "--out", tmp_path / "v.json")
+
+    def logits(*options):
+        done = run_cli("verify", *arms, "--json", *options)
+        assert done.status == 0, done.stderr
+        return json.loads(done.stdout)["reference_logits"]
+
+    store = ("--store", tmp_path / "store")
+    assert [logits(*store), logits(*store), logits("--no-store")] == ["computed", "stored", "computed"]
+    done = run_cli("verify", *arms, *store, "--no-store")
+    assert done.status == 2
+    assert "exclude each other" in done.stderr
+
+
+def test_the_items_of_a_suite(run_cli, tiny_llama, merged, plugin_example, tmp_path):
+    arms = ("--reference", merged, "--candidate", f"base:{tiny_llama}", "--suite", "acme-arithmetic")
+    done = run_cli("verify", *arms, "--limit", 5, "--samples", 5, "--out", tmp_path / "v.json", "--json")
+    assert done.status == 3
+    record = json.loads(done.stdout)
+    assert record["suite"]["name"] == "acme-arithmetic"
+    assert record["suite"]["items"] == record["measured"]["items"] == 5
+    assert "suite acme-arithmetic: " in done.stderr

@@ -340,6 +340,34 @@ def test_the_merge_of_another_adapter(models, check, tmp_path):
     assert any("is another weight (relative distance" in cause for cause in record.causes)
 
 
+KINDS = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3}},
+    "whole": {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]},
+    "norm": {"modules_to_save": ["norm"], "target_modules": ["q_proj", "down_proj"]},
+    "tokens": {"trainable_token_indices": [5, 9], "target_modules": ["v_proj"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Model has.*tie_word_embeddings", "ignore:Setting `save_embedding")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_false_alarm_for_any_kind_of_adapter(prompts, tmp_path, kind, tied):
+    """What the exporter merges, the comparison of tensors knows: no kind of adapter looks like damage."""
+    save_tiny_llama(tmp_path / "base", tie_word_embeddings=tied)
+    with without_gptqmodel():
+        save_tiny_adapter(tmp_path / "base", tmp_path / "adapter", **KINDS[kind])
+    export("merge", base=tmp_path / "base", adapter=tmp_path / "adapter", out=tmp_path / "merged",
+           options={"onto": "original"})  # fmt: skip
+    reference = ArmPath("mine", "adapter", tmp_path / "adapter", base=tmp_path / "base")
+    record = verify(
+        reference, ArmPath("shipped", "merged", tmp_path / "merged"), prompts, options=Options(samples=4)
+    )
+    assert record.passed, (record.failures, record.causes)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("seed", range(8))
 def test_no_false_alarm(models, prompts, tmp_path, seed, dtype):

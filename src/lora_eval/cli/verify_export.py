@@ -41,8 +41,9 @@ def check_export(
     write `verification.json` and its outcome into `lineage.json`, and return the lineage, the verification
     and what kept it from being made.
 
-    `options` are the command's: `no_verify`, `verify_prompts`, `quantize` of a merge. What cannot be opened
-    or asked is no failure of the export: it stays unverified, with the reason.
+    The base under an adapter is quantized as the export's lineage says. `options` are the command's:
+    `no_verify`, `verify_prompts`, and `others` of a merge. What cannot be opened or asked is no failure of
+    the export: it stays unverified, with the reason.
 
     Raises:
         VerificationFailed: it cannot even be compared; the folder stays, marked as failed.
@@ -69,16 +70,22 @@ def check_export(
 def _verify(
     base: Path, adapter: Path | None, out: Path, lineage: Lineage, options: dict[str, Any], progress: Any
 ) -> Verification:
+    from lora_eval.errors import InputError
     from lora_eval.verify import ArmPath, Options, default_folder, small_set, verify
     from lora_eval.verify.arms import parse_arm_path
 
+    if options.get("others"):
+        raise InputError("several adapters became one, and no arm that was measured is their sum")
     candidate = ArmPath("export", lineage.variants[-1].kind, out)
-    if adapter is None:
+    trained = dict(lineage.quantization) if lineage.quantization else None
+    if candidate.kind == "base":
+        reference = ArmPath("trained", "base", base, quantized_as=trained)
+    elif adapter is None:
         reference = parse_arm_path(str(base), None, option="--model")
     else:
-        reference = ArmPath("measured", "adapter", adapter, base=base)
+        reference = ArmPath("measured", "adapter", adapter, base=base, quantized_as=trained)
     prompts: Any = options.get("verify_prompts") or small_set(out, SAMPLES)
-    chosen = Options(samples=SAMPLES, quantize=options.get("quantize") or "auto", store=default_folder())
+    chosen = Options(samples=SAMPLES, store=default_folder())
     return verify(reference, candidate, prompts, out / _FILE, chosen, progress)
 
 

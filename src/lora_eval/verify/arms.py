@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -30,13 +30,16 @@ _ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class ArmPath:
-    """An arm as the command line names it, found on disk. `base` is set for adapters only."""
+    """An arm as the command line names it, found on disk. `base` is set for adapters only; `quantized_as`
+    holds the arguments of `BitsAndBytesConfig` known from elsewhere (None: as the lineage says).
+    """
 
     name: str
     kind: VariantKind
     path: Path
     revision: str | None = None
     base: Path | None = None
+    quantized_as: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def quantized(self) -> bool:
@@ -64,7 +67,7 @@ class ArmPath:
     def arithmetic(self, dtype: str, quantize: str) -> dict[str, Any]:
         """Return what decides the numbers beside the weights, without opening the arm."""
         if self.kind != "adapter":
-            return {"dtype": dtype, "quantization": None}
+            return {"dtype": dtype, "quantization": self.quantized_as}
         lineage = read_lineage(self.path)
         if dtype == "auto" and lineage is not None and lineage.base_dtype:
             dtype = lineage.base_dtype
@@ -88,6 +91,8 @@ class ArmPath:
         in the same dtype.
         """
         if self.kind != "adapter" or self.base is None:
+            if self.quantized_as:
+                return open_resident(self.path, base_name=self.name, **self.arithmetic(dtype, quantize))
             return open_folder(self.path, name=self.name, dtype=dtype)
         resident = open_resident(
             self.base, {self.name: self.path}, base_name="__base__", **self.arithmetic(dtype, quantize)
@@ -103,6 +108,8 @@ class ArmPath:
 
     def quantization(self, quantize: str) -> dict[str, Any] | None:
         """Return the arguments of `BitsAndBytesConfig` for the base: as trained, or as asked for."""
+        if self.quantized_as:
+            return self.quantized_as
         if quantize != "auto":
             return dict(NF4) if quantize == "nf4" else None
         return trained_quantization(self.path)

@@ -51,7 +51,11 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
     """
     if candidate.kind == "adapter":
         return Diagnosis()
-    others = (*_lineage_lines(reference, candidate), *_config_lines(reference, candidate))
+    others = (
+        *_lineage_lines(reference, candidate),
+        *_base_lines(reference, candidate, quantize),
+        *_config_lines(reference, candidate),
+    )
     try:
         stored = StoredTensors(candidate.path)
         if not stored.infos:
@@ -66,9 +70,11 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
 
 
 def _source(reference: ArmPath, quantize: str) -> MergedTensors | SameTensors:
-    if reference.base is None:
-        return SameTensors(reference.path)
-    return MergedTensors(reference.base, reference.path, reference.quantization(quantize))
+    if reference.base is not None:
+        return MergedTensors(reference.base, reference.path, reference.quantization(quantize))
+    if reference.quantized_as:
+        return MergedTensors(reference.path, None, reference.quantized_as)
+    return SameTensors(reference.path)
 
 
 def _lineage_lines(reference: ArmPath, candidate: ArmPath) -> list[str]:
@@ -84,6 +90,17 @@ def _lineage_lines(reference: ArmPath, candidate: ArmPath) -> list[str]:
     if made is None or made.fingerprint is None or found is None:
         return []
     return [f"lineage.json: made from the adapter {made.fingerprint[:19]}, the reference is {found[:19]}"]
+
+
+def _base_lines(reference: ArmPath, candidate: ArmPath, quantize: str) -> list[str]:
+    """Say where the candidate lies on a quantized base and the reference on none, by its own account."""
+    lineage = read_lineage(candidate.path)
+    step = next((s for s in reversed(lineage.steps) if "onto" in s.arguments), None) if lineage else None
+    if step is None or step.arguments["onto"] != "trained" or reference.base is None:
+        return []
+    if not step.arguments.get("quantization") or reference.quantization(quantize):
+        return []
+    return ["lineage.json: merged onto the base as quantized in training, the reference's is not quantized"]
 
 
 def _config_lines(reference: ArmPath, candidate: ArmPath) -> list[str]:
@@ -158,7 +175,8 @@ def _by_rounding(found: Any, expected: Any) -> str | None:
     distance, size = float(sums[0, 0].sqrt()), float(sums[1, 1].sqrt())
     if distance <= _unit(found) * size:
         return None
-    return f"is another weight (relative distance {distance / max(size, 1e-30):.2g})"
+    share = distance / max(size, 1e-30)
+    return f"is another weight (relative distance about {share:.1g})"  # one digit: layers alike are one line
 
 
 def _taken_apart(found: Any, expected: Expected) -> str | None:
@@ -190,7 +208,7 @@ def _taken_apart(found: Any, expected: Expected) -> str | None:
     rounding = _unit(found) ** 2 * float(sums[1, 1])
     if left <= rounding:
         return _words(share["c"], share["g"])
-    if parts.again is not None and float(sums[-1, -1]) < _NEAR * float(sums[2, 2]):
+    if parts.again is not None and float(sums[-1, -1]) < 0.5 * float(sums[2, 2]):
         return (
             "was quantized again after the merge (as PEFT's merge_and_unload does in a 4-bit model): lies on "
             "neither base"

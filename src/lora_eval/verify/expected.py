@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_eval.exporters.base_files import open_base
+from lora_eval.exporters.base_files import Layer, open_base
 from lora_eval.exporters.changes import Change, Start
 from lora_eval.exporters.drift import DRIFTING
-from lora_eval.exporters.lora import Adapter
+from lora_eval.exporters.lora import Adapter, Edit
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.weights import TensorInfo, read_header
 from lora_eval.models import read_lineage
@@ -82,17 +82,18 @@ class SameTensors:
 
 class MergedTensors:
     """A reference with an adapter: the sums that `export merge --onto trained` writes, by its own arithmetic.
+    Without one: the base that `export base --dequantized` writes.
 
     Raises:
         ModelError: the adapter or its base cannot be merged (see `export merge`).
     """
 
-    def __init__(self, base: Path, adapter: Path, quantization: dict[str, Any] | None) -> None:
+    def __init__(self, base: Path, adapter: Path | None, quantization: dict[str, Any] | None) -> None:
         self._files = open_base(base, quantization)
         self._stored = StoredTensors(base)
-        self._adapter = Adapter(adapter)
+        self._adapter = Adapter(adapter) if adapter else None
         self._trip = RoundTrip(quantization) if quantization else None
-        lineage = read_lineage(adapter)
+        lineage = read_lineage(adapter) if adapter else None
         self._loaded = lineage.base_dtype if lineage else None
         self._modules = {
             name: path.removesuffix(".weight")
@@ -104,37 +105,45 @@ class MergedTensors:
     @property
     def can_tell(self) -> bool:
         """False where training began by changing the base by a rule of its own (PiSSA, OLoRA)."""
-        return self._adapter.initial not in DRIFTING
+        return self._adapter is None or self._adapter.initial not in DRIFTING
 
     def names(self) -> Iterator[str]:
-        """Every tensor of the base."""
-        yield from self._stored.infos
+        """Every tensor of the base, but for embeddings that are shared and changed: whether they are still
+        shared, and which of the two was changed, the exporter decides.
+        """
+        edits = self._adapter.edits if self._adapter else {}
+        shared = set(self._files.tied) if any(module in edits for module in self._files.tied) else set()
+        yield from (name for name in self._stored.infos if self._modules.get(name) not in shared)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape in the base."""
-        return self._stored.infos[name].shape
+        """Return the shape that the tensor should have: the base's, unless the adapter holds it whole."""
+        whole = self._whole(name)
+        return self._stored.infos[name].shape if whole is None else self._held().shape(whole)
 
     def expect(self, name: str, dtype: Any) -> Expected:
         """Return what the candidate's tensor should be in that dtype."""
         import torch
 
-        stored = self._stored.read(name)
+        whole = self._whole(name)
+        stored = self._stored.read(name) if whole is None else self._held().tensor(whole)
         if not stored.is_floating_point():
             return Expected(stored)
-        if self._loaded:
+        if self._loaded and whole is None:
             stored = stored.to(getattr(torch, self._loaded))
         module = self._modules.get(name, "")
-        edit, layer = self._adapter.edits.get(module), self._files.layers.get(module)
-        whole = edit.whole if edit else self._adapter.parameters.get(self._paths.get(name, ""))
-        if whole is not None:
-            stored = self._adapter.tensor(whole)
+        layer = self._files.layers.get(module)
         if layer is None:
             return Expected(stored.to(dtype))
+        return self._layer(stored, layer, self._adapter.edits.get(module) if self._adapter else None, dtype)
+
+    def _layer(self, stored: Any, layer: Layer, edit: Edit | None, dtype: Any) -> Expected:
+        import torch
+
         weight = stored.T.contiguous() if layer.transposed else stored
-        quantized = self._trip.prepare(weight) if layer.quantized and self._trip else None
-        start = Start(weight, quantized)
+        trip = self._trip if layer.quantized else None
+        start = Start(weight, trip.prepare(weight) if trip else None)
         lora = edit.lora if edit else None
-        change = Change(self._adapter, edit, start) if edit and (lora or edit.tokens) else None
+        change = Change(self._held(), edit, start) if edit and (lora or edit.tokens) else None
         if change is not None:
             merged = change.apply(start, 0, len(weight), dtype)[0]
         else:
@@ -152,7 +161,20 @@ class MergedTensors:
                 as_stored(base),
                 None if original is None else as_stored(original),
                 delta,
-                as_stored(self._trip(merged.to(weight.dtype))) if quantized and self._trip else None,
+                None if trip is None else as_stored(trip(merged.to(weight.dtype))),
             )
 
         return Expected(as_stored(merged, dtype), parts)
+
+    def _whole(self, name: str) -> str | None:
+        """The adapter's tensor that takes the place of the base's, where there is one."""
+        if self._adapter is None:
+            return None
+        edit = self._adapter.edits.get(self._modules.get(name, ""))
+        if edit is not None and edit.whole is not None:
+            return edit.whole
+        return self._adapter.parameters.get(self._paths.get(name, ""))
+
+    def _held(self) -> Adapter:
+        assert self._adapter is not None
+        return self._adapter
