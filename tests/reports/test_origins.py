@@ -13,7 +13,7 @@ from lora_eval.reports.html import render_html
 from lora_eval.reports.lines import loss_chart
 from lora_eval.reports.markdown import render_markdown
 from lora_eval.reports.origins import Origin, keep_origins, read_origins
-from lora_eval.reports.provenance import steps, trainings
+from lora_eval.reports.provenance import costs, settings, steps, trainings
 from lora_eval.runstore import write_run
 from lora_eval.schema import write_record
 from tests.reports.records import make_training_log
@@ -93,6 +93,27 @@ def test_training_in_words():
         "resumed once",
     )
     assert steps({"a": Origin(lineage=make_lineage())}) == [("a", "lora-eval train 0.1.0 (12 min 34 s)")]
+
+
+def test_speed_and_memory_in_words():
+    runs = make_runs(n=5, arms=("base", "adapter"))
+    comparison = compare_loaded(
+        runs, timing={"wall_seconds": 83.4, "peak_memory_gib": 1.72, "control_seconds": 2}
+    )
+    spent = comparison.timing["arms"]["base"]
+    spent |= {"wall_seconds": 4.0, "requested_tokens": 90_000, "forwarded_tokens": 30_000, "ratio": 3.0}
+    first = costs(comparison)[0]
+    assert (first.seconds, first.asked, first.computed) == ("4.0 s", "90,000", "30,000")
+    assert (first.rate, first.saved) == ("7,500", "3.00")
+    told = dict(settings(comparison, runs))
+    assert (told["time, all"], told["time, control"], told["peak memory"]) == (
+        "1 min 23 s",
+        "2.0 s",
+        "1.7 GiB",
+    )
+    assert told["seeds"] == "task 1234"
+    assert told["engine"] == "transformers, float32"
+    assert told["packages"] == "lm_eval 0.4.13, transformers 5.23.0"
 
 
 def test_the_curve_goes_down_where_the_loss_does():

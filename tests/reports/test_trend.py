@@ -125,7 +125,7 @@ def test_the_words_are_those_of_the_last_comparison(sources):
     versions = list_versions(sources)
     last = [task.pairs[0].verdict for task in sources[-1].comparison.tasks if task.primary]
     text = trend_headline(versions, list_trends(versions))
-    assert text.startswith("4 versions; the last, v4, against its base: ")
+    assert text.startswith("4 versions; the last one (v4) against its base: ")
     assert f"better on {last.count('better')}" in text
     assert text.endswith("of 8 tasks.")
 

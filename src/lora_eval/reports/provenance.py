@@ -20,6 +20,7 @@ class Cost:
     seconds: str
     asked: str
     computed: str
+    rate: str
     saved: str
     stored: str
 
@@ -59,13 +60,18 @@ def costs(comparison: Comparison) -> list[Cost]:
     """Return time and tokens of every run, in the order of the record."""
     found = []
     for name, spent in comparison.timing.get("arms", {}).items():
-        ratio = spent.get("ratio")
+        ratio, seconds, computed = (
+            spent.get("ratio"),
+            spent.get("wall_seconds"),
+            spent.get("forwarded_tokens"),
+        )
         found.append(
             Cost(
                 name,
-                seconds_text(spent.get("wall_seconds")),
+                seconds_text(seconds),
                 count_text(spent.get("requested_tokens", spent.get("prompt_tokens"))),
-                count_text(spent.get("forwarded_tokens")),
+                count_text(computed),
+                count_text(round(computed / seconds)) if computed and seconds else DASH,
                 DASH if ratio is None else f"{ratio:.2f}",
                 count_text(spent.get("stored_requests")),
             )

@@ -134,7 +134,9 @@ def trend_headline(versions: Sequence[Version], trends: Sequence[TaskTrend]) -> 
     told = ", ".join(f"{LABELS[word]} on {count}" for word, count in counts if count)
     asked = sum(cell is not None for cell in last)
     newest = versions[-1]
-    return f"{len(versions)} versions; the last, {newest.label}, against its base: {told} of {asked} tasks."
+    return (
+        f"{len(versions)} versions; the last one ({newest.label}) against its base: {told} of {asked} tasks."
+    )
 
 
 def trend_notes(versions: Sequence[Version]) -> list[str]:
