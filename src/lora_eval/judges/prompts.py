@@ -24,7 +24,8 @@ _NAMES = {"instruction": "question", "output_1": "answer_a", "output_2": "answer
 _TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>\s*", re.DOTALL)
 # What servers' chat templates read as the end of a turn, and the marks around the answers of our prompts.
 _CONTROL = re.compile(
-    r"<(?=\|[^|<>\n]{1,60}\|>)|<(?=\uff5c)|<(?=/?s>)|<(?=(?:start|end)_of_turn>)|<(?=(?:bos|eos|pad|unk)>)|<(?=<?/?SYS>>)"
+    r"<(?=\|(?! )[^|<>\n]{1,60}(?<! )\|>)|<(?=\uff5c)|<(?=/?s>)"
+    r"|<(?=(?:start|end)_of_turn>)|<(?=(?:bos|eos|pad|unk)>)|<(?=<?/?SYS>>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\])"
     r"|\[(?=(?:End of question|(?:End of )?[Aa]nswer [AB]|Question|User Question|System)\])"
     r"|\[(?=The (?:Start|End) of [^\]\n]{1,60}\])|#(?=##(?:Response [AB]|Score Rubric|Feedback|Instruction):)"
