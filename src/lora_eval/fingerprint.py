@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # Not every *.bin: the trainer leaves training_args.bin, accelerate optimizer.bin and scheduler.bin.
-_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.py")
+_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "*.gguf", "*.py")
 _SETTINGS = (
     "config.json",
     "adapter_config.json",

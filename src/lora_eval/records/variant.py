@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lora_eval.records.base import Record
 
-VariantKind = Literal["base", "adapter", "merged", "gptq", "awq", "served"]
+VariantKind = Literal["base", "adapter", "merged", "gptq", "awq", "gguf", "served"]
 
 
 class Variant(Record):
