@@ -63,6 +63,29 @@ def read_run(folder: Path) -> LoadedRun:
     return LoadedRun(run, rows)
 
 
+def flat_rows(rows: Sequence[SampleRow]) -> bytes:
+    """Return the rows as Parquet that every reader takes: metrics and their weights are columns of their own
+    (`metric_acc`, `weight_word_perplexity`); `datasets` knows no maps.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    plain = [field.name for field in fields(SampleRow) if field.name not in ("metrics", "weights")]
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in plain}
+    for prefix, values in (
+        ("metric", [row.metrics for row in rows]),
+        ("weight", [row.weights for row in rows]),
+    ):
+        for name in dict.fromkeys(name for own in values for name in own):
+            columns[f"{prefix}_{name}"] = [own.get(name) for own in values]
+    schema = _schema()
+    known = {name: schema.field(name).type for name in plain}
+    arrays = {name: pyarrow.array(own, known.get(name, pyarrow.float64())) for name, own in columns.items()}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(arrays), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
 def has_run(folder: Path) -> bool:
     """Whether the folder holds a whole run."""
     return (folder / HEADER).is_file() and (folder / ROWS).is_file()

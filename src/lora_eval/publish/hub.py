@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,9 +144,14 @@ class Repository:
             }
 
     def licence_of_base(self, base: str) -> str | None:
-        """Return the licence that a model's card on the Hub names; None where it names none."""
+        """Return the licence that a model's card on the Hub names; None where there is none."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
         with self._told(f"asking for the licence of {base}"):
-            card = self._api.model_info(base).card_data
+            try:
+                card = self._api.model_info(base).card_data
+            except RepositoryNotFoundError:
+                return None
         found = getattr(card, "license", None)
         return str(found) if found else None
 
@@ -196,7 +202,9 @@ class Repository:
             progress(f"uploading {operation.path_in_repo}", done, total)
         operations = [*added, *(CommitOperationDelete(path) for path in deleted)]
         try:
-            with self._told("making the commit"):
+            with self._told("making the commit"), warnings.catch_warnings():
+                # Rows of samples beside weights are meant.
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
                 found = self._api.create_commit(
                     self.repo_id,
                     operations,

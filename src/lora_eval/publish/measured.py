@@ -85,8 +85,8 @@ class Measured:
             verification: Verification | None = read_record(options.verification, Verification)
         else:
             verification = find_verification(fingerprint, [folder, folder.parent, comparison.parent])
-        date = datetime.fromtimestamp(comparison.stat().st_mtime, UTC).date().isoformat()
-        return cls(folder, kind, fingerprint, record, comparison.parent, date, lineage, verification)
+        made = record.created or datetime.fromtimestamp(comparison.stat().st_mtime, UTC).isoformat()
+        return cls(folder, kind, fingerprint, record, comparison.parent, made[:10], lineage, verification)
 
     @property
     def own_arm(self) -> str | None:

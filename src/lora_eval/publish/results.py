@@ -12,14 +12,15 @@ from lora_eval.publish.records import portable
 from lora_eval.publish.refusals import secrets_in_rows
 from lora_eval.publish.stage import Prepared
 from lora_eval.records import Comparison
-from lora_eval.runstore import HEADER, ROWS, read_run
+from lora_eval.runstore import HEADER, ROWS, flat_rows, read_run
 from lora_eval.schema import dump_record, dump_yaml, read_record
 
 
 def gather_results(comparison: Path, repo_id: str, licence: str | None = None) -> Prepared:
     """Return the dataset repository of a comparison: rows, headers, the comparison itself and a card.
 
-    `load_dataset(REPO, ARM)` gives an arm's rows: task, item, prompt, answer, metrics, log-likelihoods.
+    `load_dataset(REPO, ARM)` gives an arm's rows: task, item, prompt, answer, log-likelihoods, and a column
+    for each metric.
 
     Raises:
         InputError: an arm's rows are not beside the comparison, or hold what must not be published.
@@ -37,7 +38,7 @@ def gather_results(comparison: Path, repo_id: str, licence: str | None = None) -
     for name, folder in folders.items():
         loaded = read_run(folder)
         contents[f"runs/{name}/{HEADER}"] = Content(dump_record(portable(loaded.run, paths)).encode())
-        contents[f"runs/{name}/{ROWS}"] = Content(folder / ROWS)
+        contents[f"runs/{name}/{ROWS}"] = Content(flat_rows(loaded.rows))
         problems += [f"{folder / ROWS}: {problem}" for problem in secrets_in_rows(loaded.rows)]
     contents["README.md"] = Content(_card(record, names, repo_id, licence).encode())
     problems += text_problems(contents)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_eval.errors import RecordError
 from lora_eval.publish.card import main_figures
 from lora_eval.records import Comparison, Publication
-from lora_eval.records.publication import Benchmark, EvalResult
+from lora_eval.records.publication import EvalResult
 from lora_eval.schema import dump_yaml, parse_record, parse_yaml
 
 FOLDER = ".eval_results"
@@ -65,7 +65,7 @@ def read_entries(path: Path, publication: Publication) -> list[EvalResult]:
         parse_record(
             {
                 "task": names.get((entry.dataset_id, entry.task_id), ""),
-                "dataset": Benchmark(dataset_id=entry.dataset_id, task_id=entry.task_id).model_dump(),
+                "dataset": {"dataset_id": entry.dataset_id, "task_id": entry.task_id},
                 "value": entry.value,
                 "date": str(entry.date),
                 "notes": entry.notes,
