@@ -8,55 +8,60 @@ rule's threshold itself, the worst case for both errors. Checks of a gate are ta
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+
+from scipy.stats import binom
 
 from lora_eval.stats.dirichlet import dirichlet_interval
 from lora_eval.stats.gate import decide
+from lora_eval.stats.score_interval import score_interval
 
 LEVEL = 0.95
+CASES = (
+    (50, 0.02, (0.025, 0.04, 0.1, 0.2)),
+    (200, 0.0, (0.05, 0.1, 0.2)),
+    (200, 0.01, (0.01, 0.015, 0.03, 0.1, 0.2)),
+    (200, 0.05, (0.05, 0.07, 0.1, 0.2)),
+    (1000, 0.01, (0.01, 0.015, 0.03, 0.1, 0.2)),
+)
 
 
-def rates(n: int, changed: float, gain: float, threshold: float) -> tuple[float, float]:
-    """Return the probability of PASS and of FAIL of one check."""
+def rates(n: int, changed: float, gain: float, threshold: float) -> Counter[str]:
+    """Return the probability of each verdict of one check, and of a PASS by the Dirichlet bound alone."""
     win, loss = (changed + gain) / 2, (changed - gain) / 2
-    passed, failed = [], []
-    mean, spread = n * changed, math.sqrt(n * changed * (1 - changed))
-    for discordant in range(max(0, int(mean - 9 * spread)), min(n, int(mean + 9 * spread) + 1) + 1):
-        for wins in range(discordant + 1):
-            probability = math.exp(
-                math.lgamma(n + 1)
-                - math.lgamma(wins + 1)
-                - math.lgamma(discordant - wins + 1)
-                - math.lgamma(n - discordant + 1)
-                + wins * math.log(win)
-                + (discordant - wins) * math.log(loss)
-                + (n - discordant) * math.log1p(-changed)
-            )
-            if probability < 1e-9:
-                continue
-            low, high = dirichlet_interval(wins, discordant - wins, n - discordant, 2 * LEVEL - 1)
-            verdict = decide(low, high, threshold)
-            passed += [probability] if verdict == "PASS" else []
-            failed += [probability] if verdict == "FAIL" else []
-    return math.fsum(passed), math.fsum(failed)
+    found: Counter[str] = Counter()
+    for losses in range(n + 1):
+        first = binom.pmf(losses, n, loss)
+        rest = n - losses
+        if first < 1e-9:
+            continue
+        for wins, probability in enumerate(first * binom.pmf(range(rest + 1), rest, win / (1 - loss))):
+            if probability >= 1e-9:
+                counts = (wins, losses, n - wins - losses)
+                alone = dirichlet_interval(*counts, 2 * LEVEL - 1)
+                score = score_interval(*counts, 2 * LEVEL - 1)
+                low, high = min(alone[0], score[0]), max(alone[1], score[1])
+                found[decide(low, high, threshold)] += probability
+                found["alone"] += probability * (alone[0] > threshold)
+    return found
 
 
 def main() -> None:
     """Print both tables."""
-    print("| n | changed | rule | false PASS | false FAIL |\n|--:|--:|---|--:|--:|")
-    for n in (50, 200, 1000):
-        for changed in (0.05, 0.1, 0.2):
-            for threshold in (0.0, -0.02):
-                p, f = rates(n, changed, threshold, threshold)
-                rule = f"max_drop {0.0 - threshold:g}"
-                print(f"| {n} | {100 * changed:g} % | {rule} | {100 * p:.1f} % | {100 * f:.1f} % |")
+    print("| items | rule | answered differently | false PASS | false FAIL | false PASS, Dirichlet alone |")
+    print("|--:|---|--:|--:|--:|--:|")
+    for n, limit, shares in CASES:
+        for changed in shares:
+            found = rates(n, changed, -limit, -limit)
+            row = f"| {n:,} | `max_drop: {limit:g}` | {100 * changed:g} % |"
+            print(row, " | ".join(f"{100 * found[name]:.1f} %" for name in ("PASS", "FAIL", "alone")), "|")
     print("\n| rules | true gain | PASS | FAIL | INCONCLUSIVE |\n|--:|---|--:|--:|--:|")
     for gain, words in ((-0.02, "-0.02, the threshold"), (0.0, "0, no change"), (0.01, "+0.01")):
-        p, f = rates(1000, 0.1, gain, -0.02)
+        found = rates(1000, 0.1, gain, -0.02)
         for rules in (1, 5, 20):
-            passed, failed = p**rules, 1 - (1 - f) ** rules
-            rest = 1 - passed - failed
-            print(f"| {rules} | {words} | {100 * passed:.1f} % | {100 * failed:.1f} % | {100 * rest:.1f} % |")
+            passed, failed = found["PASS"] ** rules, 1 - (1 - found["FAIL"]) ** rules
+            shares = (passed, failed, max(0.0, 1 - passed - failed))
+            print(f"| {rules} | {words} |", " | ".join(f"{100 * share:.1f} %" for share in shares), "|")
 
 
 if __name__ == "__main__":

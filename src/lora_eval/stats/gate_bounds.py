@@ -1,8 +1,9 @@
 """One-sided bounds of a stored pair at any level, from its record alone.
 
 A bound at level L is the end of the two-sided interval at 2 L - 1 of the law behind the pair (`laws.law_of`);
-of a sequential comparison it holds at every look. An interval without a law (a bootstrap) is used as it
-stands, if it is at least as strict as the gate asks.
+of a sequential comparison it holds at every look. For right-or-wrong items the score interval is taken where
+it is the wider one (see `score_interval`). An interval without a law (a bootstrap) is used as it stands, if
+it is at least as strict as the gate asks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import math
 from dataclasses import dataclass
 
 from lora_eval.records import Pair, TaskComparison
-from lora_eval.stats.laws import Law, ScaledLaw, law_of
+from lora_eval.stats.laws import DirichletLaw, Law, ScaledLaw, law_of
+from lora_eval.stats.score_interval import score_interval
+from lora_eval.stats.sequential import SequentialLaw, law_of_look
+
+_TINY = 1e-14  # a level of a look that no interval can be computed at
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,30 @@ def _of_law(law: Law, level: float, *, ratio: bool) -> tuple[float, float]:
     if ratio and isinstance(law, ScaledLaw):
         low, high = law.law.interval(2.0 * level - 1.0)
         return math.exp(low), math.exp(high)
-    return law.interval(2.0 * level - 1.0)
+    low, high = law.interval(2.0 * level - 1.0)
+    score = _score_bounds(law, 2.0 * level - 1.0)
+    return (low, high) if score is None else (min(low, score[0]), max(high, score[1]))
+
+
+def _score_bounds(law: Law, confidence: float) -> tuple[float, float] | None:
+    """The score interval of right-or-wrong items; of several looks what their intervals have in common, each
+    at its own nominal level. None for other values.
+    """
+    if isinstance(law, DirichletLaw):
+        return score_interval(law.wins, law.losses, law.ties, confidence)
+    if not isinstance(law, SequentialLaw):
+        return None
+    nominal = law.spending.nominal(1.0 - confidence)
+    laws = [law_of_look(look) for look in law.looks]
+    found = [
+        score_interval(own.wins, own.losses, own.ties, 1.0 - float(alpha))
+        for own, alpha in zip(laws, nominal, strict=True)
+        if isinstance(own, DirichletLaw) and alpha > _TINY
+    ]
+    if not found:
+        return None
+    low, high = max(low for low, _ in found), min(high for _, high in found)
+    return (low, high) if low <= high else found[-1]
 
 
 def _gain(difference: float | None, line: TaskComparison) -> float | None:

@@ -1,0 +1,49 @@
+"""Score interval of a paired difference of two rates, for gates on right-or-wrong items.
+
+The Dirichlet(1/2) interval is too short where few items change and all of them in one direction: a model that
+really loses 1 % of its answers passes `max_drop: 0.01` on 200 items in 13 % of the runs at level 0.95, not in
+5 %. The score interval keeps the level there (docs/gate.md); a gate takes the wider one of the two.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def score_interval(wins: float, losses: float, ties: float, level: float) -> tuple[float, float]:
+    """Return the two-sided interval of p01 - p10 (Tango 1998, Statistics in Medicine 17:891).
+
+    It holds the differences that the score test does not reject. Swapping wins and losses mirrors it.
+    """
+    return _low(wins, losses, ties, level), -_low(losses, wins, ties, level)
+
+
+def score_statistic(difference: float, wins: float, losses: float, ties: float) -> float:
+    """Return the score test's z of the true difference being `difference` (Tango 1998, section 3).
+
+    The share of losses is the most likely one under that difference, a root of A q^2 + B q + C.
+    """
+    n, x = wins + losses + ties, difference
+    seen = wins - losses - n * x
+    a, b, c = 2.0 * n, (2.0 * n - wins + losses) * x - wins - losses, -losses * x * (1.0 - x)
+    lost = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
+    variance = n * (2.0 * lost + x * (1.0 - x))
+    if variance > 0.0:
+        return seen / math.sqrt(variance)
+    return math.copysign(math.inf, seen) if seen else 0.0
+
+
+def _low(wins: float, losses: float, ties: float, level: float) -> float:
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    n = wins + losses + ties
+    if losses == n:
+        return -1.0
+    z = float(ndtri(0.5 + level / 2.0))
+
+    def excess(x: float) -> float:
+        # Finite, for the root's bracket: at -1 the statistic is infinite.
+        return min(score_statistic(x, wins, losses, ties), 1e6) - z
+
+    return float(brentq(excess, -1.0, (wins - losses) / n, xtol=1e-13))
