@@ -11,8 +11,8 @@ import yaml
 from lora_eval.cli.main import group
 from lora_eval.records import Gate
 from lora_eval.schema import parse_record, parse_yaml
-from lora_eval.stats.dirichlet import dirichlet_interval
 from lora_eval.stats.gate import decide
+from lora_eval.stats.score_interval import score_interval
 from tests.conftest import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "gate.md").read_text("utf-8")
@@ -75,10 +75,11 @@ def test_what_the_example_uploads_and_comments_is_what_the_commands_write(steps:
     assert permissions == {"contents": "read", "pull-requests": "write"}
 
 
-def test_fifty_items_without_a_change_do_not_show_a_drop_below_two_points() -> None:
-    low, high = dirichlet_interval(0, 0, 50, 0.9)
-    assert round(low, 2) == -0.03
-    assert decide(low, high, -0.02) == "INCONCLUSIVE"
+@pytest.mark.parametrize(("limit", "needed"), [(0.02, 133), (0.01, 268)])
+def test_how_many_unchanged_items_a_drop_needs(limit: float, needed: int) -> None:
+    found = [decide(*score_interval(0, 0, n, 0.9), -limit) for n in (needed - 1, needed)]
+    assert found == ["INCONCLUSIVE", "PASS"]
+    assert f"`max_drop: {limit}`" in PAGE and str(needed) in PAGE
 
 
 @pytest.mark.slow
@@ -88,7 +89,7 @@ def test_error_rates_on_the_page_are_those_of_the_script() -> None:
     spec = importlib.util.spec_from_file_location("gate_errors", CHECKOUT / "benchmarks" / "gate_errors.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for n, changed, limit in ((50, 0.05, 0.02), (200, 0.1, 0.0)):
-        passed, failed = module.rates(n, changed, -limit, -limit)
-        row = f"| {n} | {100 * changed:g} % | max_drop {limit:g} | {passed:.1%} | {failed:.1%} |"
-        assert row.replace("%", " %").replace("  %", " %") in PAGE
+    for n, changed, limit in ((50, 0.04, 0.02), (200, 0.01, 0.01)):
+        found = module.rates(n, changed, -limit, -limit)
+        figures = " | ".join(f"{100 * found[name]:.1f} %" for name in ("PASS", "FAIL", "alone"))
+        assert f"| {n} | `max_drop: {limit:g}` | {100 * changed:g} % | {figures} |" in PAGE
