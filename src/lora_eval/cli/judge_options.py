@@ -62,8 +62,9 @@ def read_plan(options: dict[str, Any]) -> Plan:
     from lora_eval.judges.answers import read_answers
     from lora_eval.judges.calls import make_plan
 
+    files = named_files(options["answers"])
     profile = read_profile(options["judge"], options["judge_model"], options["judge_url"])
-    sets = read_answers(named_files(options["answers"]), options["questions"])
+    sets = read_answers(files, options["questions"])
     return make_plan(
         options["suite"],
         profile,
