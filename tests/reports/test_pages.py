@@ -93,6 +93,17 @@ def test_terminal_shows_every_task_within_its_width(comparison, width):
     assert "…" not in table  # nothing is cut
 
 
+def test_long_names_of_arms_leave_the_tasks_room(runs):
+    names = [f"qwen3-8b-support-lora-r16-seed{place}" for place in range(4)]
+    many = {"base": runs["base"], **dict.fromkeys(names, runs["adapter"])}
+    text = screen(compare_loaded(many, suite=make_suite()), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    table = text[text.index("Figures of every arm") : text.index("Mean of all tasks")]
+    assert re.search(r"^ tickets \(target\) ", table, re.MULTILINE)  # on one line
+    for letter, name in zip("ABCDE", many, strict=True):
+        assert f"{letter}  {name}" in text
+
+
 def test_terminal_shows_arm_names_that_look_like_markup():
     rows = [make_row("t", i, {"acc": 1.0}) for i in range(3)]
     found = compare_loaded({"base": make_run("base", rows), "[bold]x[/bold]": make_run("x", rows)})

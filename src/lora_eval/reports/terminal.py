@@ -51,7 +51,7 @@ def print_comparison(
         for line in finding.lines:
             console.print(Padding(_styled(line), (0, 0, 0, 2)))
     console.print()
-    console.print(means_table(comparison))
+    console.print(means_table(comparison, console.width))
     base = base_arm(comparison)
     for arm in tuned_arms(comparison):
         if rows_of(comparison, base.name, arm.name):
@@ -59,15 +59,22 @@ def print_comparison(
     console.print(Text(legend(), style="dim"))
 
 
-def means_table(comparison: Comparison) -> Table:
-    """Every task and arm, with the verdict's mark against the base."""
+def means_table(comparison: Comparison, width: int = 80) -> Table:
+    """Every task and arm, with the verdict's mark against the base. Where the names of arms leave the tasks
+    no room, letters stand for them.
+    """
     from rich.text import Text
 
     table = _table("Figures of every arm (marks: against the base)")
     table.add_column("task", overflow="fold", ratio=1)
     table.add_column("n", justify="right")
-    for arm in comparison.arms:
-        table.add_column(arm.name, justify="right", overflow="fold")
+    names = [arm.name for arm in comparison.arms]
+    if sum(max(11, len(name) + 2) for name in names) > width - 30:
+        letters = [chr(ord("A") + place % 26) for place in range(len(names))]
+        table.caption = Text("\n".join(f"{key}  {name}" for key, name in zip(letters, names, strict=True)))
+        names = letters
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold")
     base = base_arm(comparison).name
     for task in comparison.tasks:
         if task.primary:
@@ -157,6 +164,7 @@ def _table(title: str) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         expand=False,
     )
 
