@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from lora_eval.cli.verify_export import check_export, say
+from lora_eval.cli.verify_export import check_export, conclude
 from lora_eval.errors import VerificationFailed
 from lora_eval.export import export
 from lora_eval.models import read_lineage
@@ -41,14 +41,15 @@ def verified(out):
     return read_lineage(out).steps[-1].arguments["verified"]
 
 
-def test_a_right_merge_is_marked_as_verified(qlora, made):
+def test_a_right_merge_is_marked_as_verified(qlora, made, capsys):
     out, lineage = made()
     marked, record, reason = check(qlora, out, lineage)
     assert (record.passed, reason, verified(out)) == (True, None, "passed")
     assert json.loads((out / "verification.json").read_text())["measured"]["items"] == 16
     assert marked == read_lineage(out)
     assert marked.variants == lineage.variants  # the fingerprint is still that of the weights
-    assert say(record, reason, asked_for_another=False) == 0
+    conclude(record, reason, asked_for_another=False)
+    assert "verified: it is the model that was measured" in capsys.readouterr().err
 
 
 def test_another_model_than_the_measured_one_ends_with_3_unless_it_was_asked_for(qlora, made, capsys):
@@ -56,8 +57,9 @@ def test_another_model_than_the_measured_one_ends_with_3_unless_it_was_asked_for
     _, record, reason = check(qlora, out, lineage)
     assert verified(out) == "failed"
     assert "kl_mean is" in read_lineage(out).steps[-1].arguments["verified_reason"]
-    assert say(record, reason, asked_for_another=False) == 3
-    assert say(record, reason, asked_for_another=True) == 0
+    with pytest.raises(VerificationFailed, match="not the model that was measured"):
+        conclude(record, reason, asked_for_another=False)
+    conclude(record, reason, asked_for_another=True)
     said = capsys.readouterr().err
     assert "mean KL" in said and "lies on the original 16-bit base" in said
 
@@ -67,7 +69,7 @@ def test_without_a_verification_the_lineage_says_so(qlora, made, capsys):
     _, record, reason = check(qlora, out, lineage, no_verify=True)
     assert (record, reason, verified(out)) == (None, "--no-verify", "no")
     assert not (out / "verification.json").exists()
-    assert say(record, reason, asked_for_another=False) == 0
+    conclude(record, reason, asked_for_another=False)
     assert "unverified: --no-verify" in capsys.readouterr().err
 
 
@@ -102,3 +104,27 @@ def test_a_whole_model_is_the_reference_of_what_is_made_from_it(qlora, made, tmp
 def test_the_small_set_is_of_texts_where_no_training_data_is(qlora):
     rows = small_set(qlora / "adapter", 10)
     assert len(rows) == 10 == len(set(rows))
+
+
+def test_the_command_ends_with_it(run_cli, qlora, tmp_path):
+    arms = ("--base", qlora / "base", "--adapter", qlora / "adapter")
+    done = run_cli("export", "merge", *arms, "--out", tmp_path / "trained", "--json")
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["steps"][-1]["arguments"]["verified"] == "passed"
+    done = run_cli("export", "merge", *arms, "--onto", "original", "--out", tmp_path / "original")
+    assert done.status == 0, done.stderr
+    assert "lies on the original 16-bit base" in done.stderr
+    assert verified(tmp_path / "original") == "failed"
+    done = run_cli("export", "merge", *arms, "--out", tmp_path / "unverified", "--no-verify")
+    assert done.status == 0
+    assert "unverified: --no-verify" in done.stderr
+    assert verified(tmp_path / "unverified") == "no"
+    done = run_cli("export", "base", *arms, "--dequantized", "--out", tmp_path / "base")
+    assert done.status == 0, done.stderr
+    assert verified(tmp_path / "base") == "passed"
+
+
+def test_a_plugins_export_is_verified_too(run_cli, plugin_example, tiny_llama, tmp_path):
+    done = run_cli("export", "acme-copy", "--model", tiny_llama, "--out", tmp_path / "copy")
+    assert done.status == 0, done.stderr
+    assert verified(tmp_path / "copy") == "passed"

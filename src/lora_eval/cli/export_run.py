@@ -1,4 +1,4 @@
-"""What every `lora-eval export` command has: its output options, and how it runs and reports."""
+"""What every `lora-eval export` command has: its output options, how it runs, is verified, and reports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from lora_eval.cli.verify_export import check_export, chosen_options, conclude, verify_options
 
 
 def output_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -19,7 +21,7 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
     ):
         function = option(function)
-    return function
+    return verify_options(function)
 
 
 def run_export(
@@ -31,19 +33,21 @@ def run_export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Export, and print the lineage or where the model lies."""
+    """Export, verify what was written, and print the lineage or where the model lies."""
     from lora_eval.cli.progress import progress_bar
     from lora_eval.export import export
     from lora_eval.models.quiet import quiet as quieted
     from lora_eval.schema import dump_record
 
+    checks = chosen_options() | {"others": options.get("others")}
     with progress_bar(not (quiet or as_json)) as progress, quieted(bool(options.get("verbose"))):
         lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
+        lineage, record, reason = check_export(base, adapter, out, lineage, checks, progress)
+    arguments = lineage.steps[-1].arguments if lineage.steps else {}
+    for note in () if as_json else arguments.get("notes", ()):
+        click.echo(f"note: {note}", err=True)
     if as_json:
         click.echo(dump_record(lineage), nl=False)
-        return
-    arguments = lineage.steps[-1].arguments if lineage.steps else {}
-    for note in arguments.get("notes", ()):
-        click.echo(f"note: {note}", err=True)
-    if not quiet:
+    elif not quiet:
         click.echo(f"wrote {out} ({lineage.variants[-1].kind}, {lineage.variants[-1].fingerprint})", err=True)
+    conclude(record, reason, asked_for_another=options.get("onto") == "original", quiet=quiet or as_json)

@@ -11,27 +11,42 @@ import click
 from lora_eval.records import Lineage, Verification
 
 SAMPLES = 16
+_KEY = __name__
 _FILE = "verification.json"
 
 
 def verify_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add what every export has for its verification."""
+    """Add what every export has for its verification; the values come from `chosen_options`."""
     for option in (
         click.option(
             "--verify-prompts",
             type=click.Path(path_type=Path, exists=True),
             metavar="FILE|RUN",
             help="Prompts of the verification (default: rows of the training data, else texts of our own).",
+            expose_value=False,
+            callback=_keep,
         ),
         click.option(
             "--no-verify",
             is_flag=True,
             help="Do not compare the export with what it was made from; lineage.json then says unverified, "
             "and publish refuses it.",
+            expose_value=False,
+            callback=_keep,
         ),
     ):
         function = option(function)
     return function
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    context.meta.setdefault(_KEY, {})[parameter.name] = value
+    return value
+
+
+def chosen_options() -> dict[str, Any]:
+    """Return the values of `verify_options` that the running command was given, by name."""
+    return dict(click.get_current_context().meta.get(_KEY, {}))
 
 
 def check_export(
@@ -77,7 +92,9 @@ def _verify(
     if options.get("others"):
         raise InputError("several adapters became one, and no arm that was measured is their sum")
     candidate = ArmPath("export", lineage.variants[-1].kind, out)
-    trained = dict(lineage.quantization) if lineage.quantization else None
+    made = lineage.steps[-1].arguments if lineage.steps else {}
+    # The dequantized base is itself to be quantized no more: only its step says how it was.
+    trained = lineage.quantization or made.get("quantization") or None
     if candidate.kind == "base":
         reference = ArmPath("trained", "base", base, quantized_as=trained)
     elif adapter is None:
@@ -104,20 +121,28 @@ def _mark(out: Path, lineage: Lineage, verified: str, reason: str) -> Lineage:
     return marked
 
 
-def say(record: Verification | None, reason: str | None, *, asked_for_another: bool) -> int:
-    """Print the outcome on stderr and return the exit status: 3 where the export is not the measured model,
-    unless another one was asked for (`--onto original`), whose cost this is.
+def conclude(
+    record: Verification | None, reason: str | None, *, asked_for_another: bool, quiet: bool = False
+) -> None:
+    """Print the outcome on stderr.
+
+    Raises:
+        VerificationFailed: the export is not the measured model, and no other one was asked for (with
+            `--onto original`, whose cost the figures then are).
     """
     from lora_eval.cli.verify import figures
+    from lora_eval.errors import VerificationFailed
 
     if record is None:
         click.echo(f"unverified: {reason}", err=True)
-        return 0
-    for line in figures(record):
+        return
+    for line in () if quiet else figures(record):
         click.echo(line, err=True)
     if record.passed:
-        click.echo("verified: it is the model that was measured", err=True)
-        return 0
-    for line in (*record.failures, *record.causes):
-        click.echo(f"not the model that was measured: {line}", err=True)
-    return 0 if asked_for_another else 3
+        if not quiet:
+            click.echo("verified: it is the model that was measured", err=True)
+        return
+    found = "\n  ".join(["not the model that was measured:", *record.failures, *record.causes])
+    if not asked_for_another:
+        raise VerificationFailed(f"{record.candidate.path}: {found}")
+    click.echo(f"note: {found}", err=True)
