@@ -293,6 +293,30 @@ def test_texts_of_models_stay_data(browser, tmp_path):
     assert browser.script("return document.documentElement.scrollWidth") <= 390
 
 
+def test_a_shared_beginning_and_cut_texts_are_told(browser, tmp_path):
+    shots = "".join(f"Question {i}: what is {i} + 1?\nAnswer: {i + 1}\n\n" for i in range(40))
+    long = "word " * 2000
+
+    def rows(arm: int) -> list[SampleRow]:
+        texts = {"output": long} if arm else {}
+        return [
+            make_row("t", i, {"acc": float(arm)}, prompt=f"{shots}Question: {i}?", **texts) for i in range(3)
+        ]
+
+    runs = {"base": make_run("base", rows(0)), "tuned": make_run("tuned", rows(1))}
+    path = tmp_path / "report.html"
+    path.write_text(render_html(compare_loaded(runs), runs), "utf-8")
+    browser.open(path)
+    assert "Texts of 3 items are cut, and say so" in browser.find("#items .lead").text
+    browser.find("#list .item > summary").click()
+    browser.wait("return document.querySelector('#list .item .body')")
+    assert browser.texts("#list .body > div.wide > pre")[0] == "Question: 0?"
+    assert not browser.find("#list .shared pre").is_displayed()
+    browser.find("#list .shared summary").click()
+    assert browser.script("return document.querySelector('#list .shared pre').textContent") == shots
+    assert browser.texts("#list .side pre")[1].endswith("[… 8,000 characters cut]")
+
+
 def test_a_browser_that_cannot_unpack_says_so(browser, report):
     added = browser.cdp(
         "Page.addScriptToEvaluateOnNewDocument", {"source": "delete globalThis.DecompressionStream"}
