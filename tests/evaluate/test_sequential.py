@@ -178,6 +178,23 @@ def test_a_group_is_one_task_in_one_random_order(
     assert figures["t_group"].value == pytest.approx(sum(own) / len(own))
 
 
+def test_a_group_that_is_a_mean_of_its_tasks_is_looked_at_once(
+    many: Path, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    (many / "plain.yaml").write_text(
+        "group: t_plain\ntask: [t_choice, t_last]\n"
+        "aggregate_metric_list:\n  - {metric: acc, aggregation: mean, weight_by_size: false}\n", "utf-8"
+    )  # fmt: skip
+    suite = open_suite(tasks=["t_plain", "t_generate"], include_path=str(many))
+    assert suite.plain_means == {"t_plain"}
+    assert open_suite(tasks=["t_group"], include_path=str(many)).plain_means == frozenset()
+    arms = Arms(tiny_llama, {"tuned": tiny_adapter})
+    decide = Decisions({"t_plain": 1, "t_generate": 1})
+    found = evaluate_arms(arms, suite, tmp_path, progress=_silent, decide=decide)
+    looks = {task.task: (task.looks, task.scored) for task in found.sequential.tasks}
+    assert looks == {"t_plain": ((240,), 240), "t_generate": (LOOKS, 53)}
+
+
 def test_folders_alone_are_refused(many: Path, tiny_llama: Path, tmp_path: Path) -> None:
     suite = open_suite(tasks=["t_last"], include_path=str(many))
     with pytest.raises(InputError, match="decided on adapters"):

@@ -56,10 +56,12 @@ class Course:
     _record: Sequential | None = None
 
     def __post_init__(self) -> None:
-        items = self.suite.items
+        items, whole = self.suite.items, self.suite.plain_means
         for name, leaves in leaves_of(self.suite).items():
             order = in_order(((leaf, item) for leaf in leaves for item in items[leaf]), self.seed)
-            self._tasks[name] = _Task(tuple(leaves), order, look_sizes(len(order)))
+            # A mean over tasks has no estimate while some of its tasks have few items: it is looked at once.
+            looks = (len(order),) if name in whole else look_sizes(len(order))
+            self._tasks[name] = _Task(tuple(leaves), order, looks)
 
     @property
     def seed(self) -> int:

@@ -107,15 +107,20 @@ def compare_pair(
     figures = [unit.figure(asked.runs[name]) for name in pair]
     own = [aggregate(list(rows[name].values()), unit.metric) for name in pair]
     unanswered = any(not rows[name] for name in pair)
+    looks = asked.looks.get(unit.task)
     if not unanswered and not all(same_figure(*figure) for figure in zip(figures, own, strict=True)):
-        if {row.task for row in paired.first} == set(unit.leaves) and all(
-            is_plain_mean(figure, rows[name], unit.leaves, unit.metric)
-            for figure, name in zip(figures, pair, strict=True)
+        once = looks is None or len(looks.sizes) == 1  # no law of several looks at a mean over tasks
+        if (
+            once
+            and {row.task for row in paired.first} == set(unit.leaves)
+            and all(
+                is_plain_mean(figure, rows[name], unit.leaves, unit.metric)
+                for figure, name in zip(figures, pair, strict=True)
+            )
         ):
             return compare_group(asked, unit, paired, members, pair)
         whole = whole_task_estimate(figures, len(paired.first), asked.level)
         return Line(whole, paired.missing, {})
-    looks = asked.looks.get(unit.task)
     if looks is not None:
 
         def estimate_of(part: PairedRows) -> Estimate:

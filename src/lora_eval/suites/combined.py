@@ -44,6 +44,11 @@ class CombinedSuite:
         """The metrics of every leaf task, in its own order."""
         return {name: found for part in self._parts for name, found in part.metrics.items()}
 
+    @property
+    def plain_means(self) -> frozenset[str]:
+        """The groups whose figure counts every one of their tasks alike, whatever its number of items."""
+        return frozenset(name for part in self._parts for name in part.plain_means)
+
     def run(
         self,
         engine: Engine,

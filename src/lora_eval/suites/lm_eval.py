@@ -89,6 +89,17 @@ class LmEvalSuite:
             name: tuple(task.higher_is_better()) for item in self._loaded for name, task in item.tasks.items()
         }
 
+    @property
+    def plain_means(self) -> frozenset[str]:
+        """The groups whose figure counts every one of their tasks alike, whatever its number of items."""
+        return frozenset(
+            item.entry.task
+            for item in self._loaded
+            for group in item.groups.values()
+            for each in (group, *group.get_all_groups())
+            if any(not config.weight_by_size for config in each.aggregate_metric_list or ())
+        )
+
     def _identity(self) -> str:
         """Return one text for what is asked: record, task configurations, own files, lm-eval's version."""
         tasks = {}
