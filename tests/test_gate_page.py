@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,6 +37,22 @@ def test_the_gate_on_the_page_is_one() -> None:
     assert {rule.condition for rule in gate.rules} == {"min_gain", "max_drop", "max_perplexity_ratio"}
     names = (CHECKOUT / "evals" / "pocket" / "suite.yaml").read_text("utf-8")
     assert [rule.task for rule in gate.rules if rule.task not in names] == []
+
+
+def test_the_python_on_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lora_eval.compare import compare_loaded
+    from lora_eval.schema import write_record
+    from tests.simulated import make_runs, make_suite
+
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    comparison = compare_loaded(make_runs(arms=("base", "adapter")), suite=make_suite())
+    write_record(tmp_path / "runs" / "mine" / "comparison.json", comparison)
+    (tmp_path / "gate.yaml").write_text("rules: [{task: tickets, min_gain: 0.3}]\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("PASS [(")
 
 
 def test_every_key_of_a_rule_is_on_the_page() -> None:

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lora_eval.errors import ControlFailed, RecordError
+from lora_eval.errors import ControlFailed, InputError, RecordError
 from lora_eval.records import Arm, Comparison, Gate, GateRule, Look, Pair, TaskComparison, VariancePart
 from lora_eval.schema import dump_record, parse_record
 from lora_eval.stats.binary import paired_binary
@@ -206,6 +206,15 @@ def test_direction_of_the_metric_changes_nothing(numbers, threshold, level):
     # Errors instead of right answers: b is better where its value is lower.
     less = check(binary_line(losses, wins, ties, higher_is_better=False), level, min_gain=threshold)
     assert more == less
+
+
+@given(scores, st.floats(-0.5, 0.5), LEVELS)
+def test_direction_of_a_score_changes_nothing(pairs, threshold, level):
+    a, b = np.array(pairs).T
+    assume((b - a).std() > 1e-3)
+    more = check(score_line(a, b), level, min_gain=threshold)
+    less = check(score_line(-a, -b, higher_is_better=False), level, min_gain=threshold)
+    assert (less.verdict, less.low, less.high) == (more.verdict, more.low, more.high)
 
 
 @given(counts, st.floats(-0.5, 0.5), LEVELS)
@@ -432,6 +441,14 @@ def test_missing_control_is_said():
 def test_a_model_against_itself_never_passes_for_a_gain(n, threshold):
     assert check(binary_line(0, 0, n), min_gain=threshold).verdict != "PASS"
     assert check(score_line(np.ones(n), np.ones(n)), min_gain=threshold).verdict == "INCONCLUSIVE"
+
+
+def test_a_comparison_without_arms_or_tasks_never_passes():
+    rules = gate({"task": "*", "max_drop": 1})
+    with pytest.raises(InputError, match="holds no arm"):
+        judge_gate(make_comparison(arms=()), rules)
+    with pytest.raises(RecordError, match="no task or group"):
+        judge_gate(make_comparison(), rules)
 
 
 def test_empty_comparison_never_passes():

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lora_eval.errors import RecordError
+from lora_eval.errors import InputError, RecordError
 from lora_eval.records import Comparison, Gate, GateRule, Pair, TaskComparison
 from lora_eval.schema import suggest
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
@@ -65,7 +65,9 @@ def check_names(gate: Gate, tasks: Sequence[str], arms: Sequence[str], base: str
 
 
 def base_name(comparison: Comparison) -> str:
-    """Return the arm that gains are over: the first of kind `base`, else the first."""
+    """Return the arm that gains are over: the first of kind `base`, else the first (InputError: no arm)."""
+    if not comparison.arms:
+        raise InputError("the comparison holds no arm, so there is nothing to check; run compare again")
     return next((arm.name for arm in comparison.arms if arm.kind == "base"), comparison.arms[0].name)
 
 
