@@ -124,8 +124,9 @@ def command(
     r"""Score base and adapters on the same items and test the differences.
 
     Adapters share one copy of the base's weights; one that changes them (PiSSA, OLoRA) gets its own. The base
-    of a QLoRA adapter is quantized as it was in training, and the report says so. The base is first compared with itself: a difference that is not exactly
-    zero ends with status 3. Interrupted or killed, the same command computes only the rest.
+    of a QLoRA adapter is quantized as it was in training, and the report says so. The base is first compared
+    with itself: a difference that is not exactly zero ends with status 3. Interrupted or killed, the same
+    command computes only the rest.
 
     With --gate: status 0 for PASS, and for INCONCLUSIVE without --strict; 3 for FAIL; 4 for INCONCLUSIVE with
     --strict.
