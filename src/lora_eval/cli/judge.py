@@ -15,7 +15,7 @@ def command() -> None:
     \b
     Example:
       lora-eval judge report --suite alpaca-eval --annotations annotations.json
-      lora-eval judge plan --suite pairwise --judge openai-text --judge-model gpt-6-luna \
+      lora-eval judge plan --suite pairwise --judge openai-text --judge-model MODEL \
           --answers base=base.json --answers tuned=tuned.json
     """
 

@@ -26,7 +26,7 @@ def plan(out: Path | None, as_json: bool, **options: Any) -> None:
 
     \b
     Example:
-      lora-eval judge plan --suite pairwise --judge openai-text --judge-model gpt-6-luna \
+      lora-eval judge plan --suite pairwise --judge openai-text --judge-model MODEL \
           --answers base=base.json --answers tuned=tuned.json
     """
     from lora_eval.judges.forecast import forecast
@@ -62,7 +62,7 @@ def run(
 
     \b
     Example:
-      lora-eval judge run --suite pairwise --judge openai-text --judge-model gpt-6-luna --max-cost 2 \
+      lora-eval judge run --suite pairwise --judge openai-text --judge-model MODEL --max-cost 2 \
           --answers base=base.json --answers tuned=tuned.json --out judged
     """
     from lora_eval.judges.report import build_report
