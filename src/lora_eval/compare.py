@@ -120,27 +120,36 @@ def write_comparison(
     out: Path,
     verifications: Sequence[Verification] = (),
 ) -> None:
-    """Write `comparison.json`, `report.md` and `report.html` into `out`, each whole or not at all."""
-    texts = render_reports(comparison, runs, verifications)
+    """Write `comparison.json`, `report.md` and `report.html` into `out`, each whole or not at all, and copies of
+    the arms' lineage and training log beside their runs.
+    """
+    from lora_eval.reports.origins import keep_origins
+
+    keep_origins(comparison, out / "runs")
+    texts = render_reports(comparison, runs, verifications, out / "runs")
     write_record(out / "comparison.json", comparison)
     write_texts(out, texts)
 
 
 def write_reports(stored: Stored, out: Path) -> None:
     """Write `report.md` and `report.html` of a stored comparison into `out`."""
-    write_texts(out, render_reports(stored.comparison, stored.runs, stored.verifications))
+    write_texts(out, render_reports(stored.comparison, stored.runs, stored.verifications, out / "runs"))
 
 
 def render_reports(
-    comparison: Comparison, runs: Mapping[str, LoadedRun], verifications: Sequence[Verification]
+    comparison: Comparison,
+    runs: Mapping[str, LoadedRun],
+    verifications: Sequence[Verification],
+    folder: Path,
 ) -> dict[str, str]:
-    """Return the reports' texts by file name.
+    """Return the reports' texts by file name; `folder` holds the arms' runs, with their lineage where kept.
 
     Raises:
         InputError: an arm's run is not among `runs`.
     """
     from lora_eval.reports.html import render_html
     from lora_eval.reports.markdown import render_markdown
+    from lora_eval.reports.origins import read_origins
 
     missing = [name for name in stored_runs(comparison) if name not in runs]
     if missing:
@@ -149,9 +158,10 @@ def render_reports(
         arm.name: {run.name: runs[run.name] for run in arm.runs} for arm in comparison.arms if arm.runs
     }
     runs = mean_arms(runs, members)
+    origins = read_origins(comparison, folder)
     return {
-        "report.md": render_markdown(comparison, verifications),
-        "report.html": render_html(comparison, runs, verifications),
+        "report.md": render_markdown(comparison, verifications, origins, runs),
+        "report.html": render_html(comparison, runs, verifications, origins),
     }
 
 
