@@ -15,8 +15,11 @@ from scipy.stats import multivariate_normal
 from lora_eval.errors import InputError
 from lora_eval.records import Look, VariancePart
 from lora_eval.stats import mcnemar_exact, paired_scores
+from lora_eval.stats.laws import DirichletLaw
 from lora_eval.stats.looks import in_order
+from lora_eval.stats.score_interval import score_interval
 from lora_eval.stats.sequential import (
+    CautiousLaw,
     SequentialLaw,
     Spending,
     law_of_look,
@@ -122,6 +125,26 @@ def test_a_p_value_is_the_alpha_at_which_its_look_would_reject(
 
 
 @given(
+    st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200)).filter(any),
+    st.sampled_from([0.9, 0.95, 0.999, 0.99999]),
+    st.sampled_from([-1e-4, 1e-4]),
+)
+def test_the_law_of_a_look_holds_both_intervals(
+    counts: tuple[int, int, int], level: float, step: float
+) -> None:
+    law, tail = CautiousLaw(*counts), (1.0 - level) / 2.0
+    low, high = law.interval(level)
+    for own in (DirichletLaw(*counts).interval(level), score_interval(*counts, level)):
+        assert low <= own[0] <= own[1] <= high
+    for value in (low + step, high + step):
+        if -1.0 < value < 1.0:
+            assert (law.p_above(value) < tail) == (value < low)
+            assert (law.p_below(value) < tail) == (value > high)
+    mirrored = CautiousLaw(counts[1], counts[0], counts[2]).interval(level)
+    assert mirrored == pytest.approx((-high, -low), abs=1e-9)
+
+
+@given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 60)), min_size=1, max_size=4),
     st.floats(-0.9, 0.9),
     st.sampled_from([0.9, 0.95, 0.99]),
@@ -195,6 +218,8 @@ def test_error_rates_and_items_of_right_or_wrong_tasks() -> None:
         assert max(up, down) < 0.025 + room
         up, _, _ = simulate(runs, total, discordance, -0.05, -0.05)  # as bad as the margin allows
         assert up < 0.025 + room
+    up, _, _ = simulate(runs, 100, 0.05, -0.05, -0.05)  # every item that changes is lost
+    assert up < 0.025
     up, down, share = simulate(runs, total, 0.2, 0.1, 0.0)  # a test of fixed size finds 98 %
     assert up > 0.94
     assert down < 0.005

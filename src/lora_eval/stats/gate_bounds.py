@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from lora_eval.records import Pair, TaskComparison
 from lora_eval.stats.laws import DirichletLaw, Law, ScaledLaw, law_of
 from lora_eval.stats.score_interval import score_interval
-from lora_eval.stats.sequential import SequentialLaw, law_of_look
-
-_TINY = 1e-14  # a level of a look that no interval can be computed at
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +60,12 @@ def _of_law(law: Law, level: float, *, ratio: bool) -> tuple[float, float]:
 
 
 def _score_bounds(law: Law, confidence: float) -> tuple[float, float] | None:
-    """The score interval of right-or-wrong items; of several looks what their intervals have in common, each
-    at its own nominal level. None for other values.
+    """The score interval of right-or-wrong items, None for others. The looks of a sequential comparison have
+    it in their laws already.
     """
     if isinstance(law, DirichletLaw):
         return score_interval(law.wins, law.losses, law.ties, confidence)
-    if not isinstance(law, SequentialLaw):
-        return None
-    nominal = law.spending.nominal(1.0 - confidence)
-    laws = [law_of_look(look) for look in law.looks]
-    found = [
-        score_interval(own.wins, own.losses, own.ties, 1.0 - float(alpha))
-        for own, alpha in zip(laws, nominal, strict=True)
-        if isinstance(own, DirichletLaw) and alpha > _TINY
-    ]
-    if not found:
-        return None
-    low, high = max(low for low, _ in found), min(high for _, high in found)
-    return (low, high) if low <= high else found[-1]
+    return None
 
 
 def _gain(difference: float | None, line: TaskComparison) -> float | None:
