@@ -13,13 +13,15 @@ from lora_eval.schema import suggest
 KEYS = ("kl_mean", "kl_p99", "kl_max", "answer_kl", "top1", "flips")
 FACTOR = 4.0
 FACTOR_REASON = (
-    "a right merge rounds each weight once more than the unmerged arm does, so it may lie a little above the "
-    "floor; wrong ones lie far above it (measured: docs/verify.md)"
+    "right merges lie at 0.6 to 2.0 times the floor (48 of them measured, bf16 and float32, docs/verify.md), "
+    "since each weight is rounded once more than in the unmerged arm; the mildest wrong one, without the "
+    "adapter's change in one small tensor, at 17 times"
 )
 NEAR_FACTOR = 1.5
 NEAR_REASON = (
     "a quantizer that looks at data has to do no worse than plain rounding to the same bits and groups, "
-    "which costs nothing; half as much again for the chance of the prompts (measured: docs/verify.md)"
+    "which looks at none: GPTQ came out at 0.27 to 0.49 of it (docs/verify.md); half as much again is left "
+    "to methods that gain less, and to the chance of the prompts"
 )
 # Beside the factor: whether a quantized model is a usable stand-in where it is used, on its answers.
 # (Fine-tuning leaves open what follows inside a prompt, so quantization moves that most, and nobody samples
