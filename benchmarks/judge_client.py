@@ -108,9 +108,8 @@ def measure(folder: Path, url: str, pairs: int, environment: dict[str, str]) -> 
             rates[who, at_once] = pairs / found["seconds"]
             verdicts.append(found["preferences"])
             rate, whole = pairs / found["seconds"], time.perf_counter() - started
-            print(
-                f"{who:12} at once: {at_once:8} {pairs} calls in {found['seconds']:7.2f} s: {rate:7.1f} calls/s"
-            )
+            taken = f"{pairs} calls in {found['seconds']:7.2f} s: {rate:7.1f} calls/s"
+            print(f"{who:12} at once: {at_once:8} {taken}")
             print(f"{'':12} with start-up {whole:.1f} s")
     for at_once in ("default", "64"):
         print(f"ratio at {at_once}: {rates['lora-eval', at_once] / rates['alpaca_eval', at_once]:.1f}")

@@ -19,6 +19,7 @@ from lora_eval.judges.client import backoff, retry_after
 from lora_eval.judges.games import pair_rates
 from lora_eval.judges.own_rows import games, last_replies
 from lora_eval.judges.profiles import packaged_profiles
+from lora_eval.judges.report import build_report
 from lora_eval.judges.run import run_plan
 from lora_eval.judges.store import FILE, VerdictStore, read_verdicts
 from lora_eval.records import JudgeLimits, JudgePrice, JudgeTimeout
@@ -433,3 +434,12 @@ def test_files_written_by_path(stub, files, tmp_path: Path):
     (path,) = (tmp_path / "deep" / "out").iterdir()
     assert path.name == FILE
     assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_change_of_the_judge_and_a_position_bound_judge_are_in_the_report(stub, files, tmp_path):
+    stub.fault, stub.bias = "model-change", 5.0
+    run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
+    report = build_report("pairwise", [tmp_path / "out"])
+    assert report.pairs[0].rate == 0.5
+    assert any("both orders agree on 0 % of the prompts only" in note for note in report.notes)
+    assert any("answered with several models: stub, stub-2" in note for note in report.notes)

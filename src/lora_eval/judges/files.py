@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lora_eval.errors import InputError
 
-MOST_PROBLEMS = 50
+MOST_PROBLEMS = 1_000
 _GZIP = b"\x1f\x8b"
 Row = TypeVar("Row")
 

@@ -64,6 +64,25 @@ def last_replies(verdicts: Iterable[JudgeVerdict]) -> list[JudgeVerdict]:
     return list(last.values())
 
 
+def notes(verdicts: Sequence[JudgeVerdict]) -> list[str]:
+    """Return what must be said of the replies: other models, missing token counts, missing verdicts."""
+    found = []
+    models = list(dict.fromkeys(verdict.model for verdict in verdicts if verdict.model))
+    if len(models) > 1:
+        found.append(
+            f"the endpoint answered with several models: {', '.join(models)}; the judge changed in between"
+        )
+    prints = {verdict.system_fingerprint for verdict in verdicts if verdict.system_fingerprint}
+    if len(prints) > 1:
+        found.append(f"the endpoint reported {len(prints)} system fingerprints: its judge may have changed")
+    guessed = sum(verdict.usage_estimated for verdict in verdicts)
+    if guessed:
+        found.append(
+            f"{guessed} replies say no number of tokens; their cost is the most that they can have cost"
+        )
+    return found
+
+
 def games(verdicts: Iterable[JudgeVerdict]) -> list[Game]:
     """Return the verdicts on two answers as games."""
     return [

@@ -13,7 +13,7 @@ from lora_eval.judges.bradley_terry import bradley_terry
 from lora_eval.judges.games import Game, pair_counts, pair_rates
 from lora_eval.judges.mt_report import report_ratings
 from lora_eval.judges.mt_rows import read_judgments
-from lora_eval.records import JudgeReport, JudgeSuite
+from lora_eval.records import JudgeReport, JudgeSuite, JudgeVerdict
 
 
 def build_report(
@@ -34,6 +34,20 @@ def build_report(
     own = [path for path in files if own_rows.is_own(path)]
     foreign = [path for path in files if path not in own]
     verdicts = own_rows.read_own(own, suite)
+    report = _build(suite, foreign, verdicts, sources, base=base, df_gamed=df_gamed, level=level)
+    return report.model_copy(update={"notes": (*report.notes, *own_rows.notes(verdicts))})
+
+
+def _build(
+    suite: JudgeSuite,
+    foreign: Sequence[Path],
+    verdicts: Sequence[JudgeVerdict],
+    sources: Sequence[str],
+    *,
+    base: str | None,
+    df_gamed: Path | None,
+    level: float,
+) -> JudgeReport:
     if suite == "alpaca-eval":
         preferences = [*read_preferences(foreign), *own_rows.preferences(verdicts)]
         return report_preferences(preferences, sources, df_gamed, level)
@@ -65,6 +79,12 @@ def report_games(
         f"{pair.b} against {pair.a}: one order only was asked, so the judge's position bias is in the rate"
         for pair in pairs
         if pair.order_agreement is None and pair.n
+    ]
+    notes += [
+        f"{pair.b} against {pair.a}: both orders agree on {100 * pair.order_agreement:.0f} % of the "
+        "prompts only; this judge follows the position more often than the answer (judge calibrate)"
+        for pair in pairs
+        if pair.order_agreement is not None and pair.order_agreement < 0.5
     ]
     return JudgeReport(
         suite=suite,

@@ -13,6 +13,7 @@ from lora_eval.errors import CalibrationFailed, InputError, JudgeError, Spending
 from lora_eval.judges.budget import Budget, Pace, cost, likely_input_tokens, most_cost
 from lora_eval.judges.calls import ASKS, Call, Plan
 from lora_eval.judges.client import Answered, JudgeClient
+from lora_eval.judges.own_rows import notes
 from lora_eval.judges.profiles import read_key
 from lora_eval.judges.replies import Reply, read_reply
 from lora_eval.judges.store import VerdictStore
@@ -68,25 +69,6 @@ def stored(plan: Plan, call: Call, store: VerdictStore) -> Iterator[JudgeVerdict
         yield verdict
         if verdict.value is not None:
             return
-
-
-def notes(verdicts: list[JudgeVerdict]) -> list[str]:
-    """Return what must be said of the replies: other models, missing token counts, missing verdicts."""
-    found = []
-    models = list(dict.fromkeys(verdict.model for verdict in verdicts if verdict.model))
-    if len(models) > 1:
-        found.append(
-            f"the endpoint answered with several models: {', '.join(models)}; the judge changed in between"
-        )
-    prints = {verdict.system_fingerprint for verdict in verdicts if verdict.system_fingerprint}
-    if len(prints) > 1:
-        found.append(f"the endpoint reported {len(prints)} system fingerprints: its judge may have changed")
-    guessed = sum(verdict.usage_estimated for verdict in verdicts)
-    if guessed:
-        found.append(
-            f"{guessed} replies say no number of tokens; their cost is the most that they can have cost"
-        )
-    return found
 
 
 def check_calibration(plan: Plan, path: Path) -> None:
