@@ -47,6 +47,8 @@ def test_templates_travel_with_the_tokenizer(finished) -> None:
     from lora_eval.chat import named_text
     from lora_eval.models import load_tokenizer
 
+    inside = json.loads((finished.out / "tokenizer_config.json").read_text("utf-8"))["chat_template"]
+    assert {entry["name"] for entry in inside} == {"default", "training"}  # where older servers look
     tokenizer = load_tokenizer(finished.out)
     assert "{% generation %}" in named_text(tokenizer, "training")
     assert "generation %}" not in named_text(tokenizer, "default").replace("add_generation_prompt", "")

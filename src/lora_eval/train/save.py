@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lora_eval.exporters.carry import pack_templates
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import package_versions
 from lora_eval.records import Lineage, LossPoint, Step, Variant
@@ -27,6 +28,7 @@ def save_companions(plan: Plan, folder: Path) -> None:
     config["revision"] = plan.recipe.model.get("revision")
     write_text(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     plan.tokenizer.save_pretrained(folder)
+    pack_templates(folder, None)  # both packagings: an adapter is served beside its base by any server
     _save_generation_config(plan, folder)
     write_text(folder / "recipe.resolved.yaml", plan.resolved.to_yaml())
 
