@@ -81,6 +81,10 @@ def command(
       lora-eval publish --check me/my-model
       lora-eval publish --results --comparison runs/mine --repo me/my-model-results
     """
+    if quiet or as_json or check is not None:
+        from lora_eval.publish.hub import quiet as without_bars
+
+        without_bars()
     if check is not None:
         return _show_check(check, _check(check), as_json=as_json)
     if repo is None or comparison is None or (variant is None and not results):

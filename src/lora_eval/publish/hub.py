@@ -265,6 +265,13 @@ class Repository:
             raise HubError(f"{self.repo_id}: {doing} failed: {text}") from error
 
 
+def quiet() -> None:
+    """From now on huggingface_hub shows no progress of its own."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
 def differing(contents: Mapping[str, Content], tree: Mapping[str, RemoteFile]) -> list[str]:
     """Return the paths whose content is not in the tree, or differs there."""
     return [path for path, content in contents.items() if path not in tree or not tree[path].equals(content)]
