@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from lora_eval.records.base import Record
 
@@ -39,17 +38,18 @@ class GateRule(Record):
     def _one_condition(cls, data: Any, handler: ModelWrapValidatorHandler[GateRule]) -> GateRule:
         """Told beside the rule's other faults: an `after` validator would speak only once they are mended."""
         given = [name for name in CONDITIONS if isinstance(data, Mapping) and data.get(name) is not None]
-        own = []
+        faults: list[Any] = []
         if isinstance(data, Mapping) and len(given) != 1:
+            expected = ValueError(f"Exactly one of {', '.join(CONDITIONS)} is needed")
             found = " and ".join(given) or "none of them"
-            fault = PydanticCustomError("gate_condition", f"Exactly one of {', '.join(CONDITIONS)} is needed")
-            own = [InitErrorDetails(type=fault, loc=(), input=found)]
+            faults.append({"type": "value_error", "loc": (), "input": found, "ctx": {"error": expected}})
         try:
             rule = handler(data)
         except ValidationError as error:
-            raise ValidationError.from_exception_data(cls.__name__, [*map(_details, error.errors()), *own])  # noqa: B904
-        if own:
-            raise ValidationError.from_exception_data(cls.__name__, own)
+            others: list[Any] = [{**each, "ctx": each.get("ctx", {})} for each in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, [*others, *faults]) from None
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
         return rule
 
     @property
@@ -61,12 +61,6 @@ class GateRule(Record):
     def limit(self) -> float:
         """The number as the file gives it."""
         return float(getattr(self, self.condition))
-
-
-def _details(error: Any) -> InitErrorDetails:
-    return InitErrorDetails(
-        type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {})
-    )
 
 
 class Gate(Record):
