@@ -43,7 +43,7 @@ def _limits(scale: float) -> Limits:
     )
 
 
-STEPS = tuple(_limits(0.86**step) for step in range(20))  # from what a person reads down to 170 characters
+STEPS = tuple(_limits(0.86**step) for step in range(25))  # from what a person reads down to 80 characters
 
 
 @dataclass(frozen=True, slots=True)
