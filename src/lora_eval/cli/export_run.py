@@ -39,10 +39,12 @@ def run_export(
     from lora_eval.models.quiet import quiet as quieted
     from lora_eval.schema import dump_record
 
-    checks = chosen_options() | {"others": options.get("others")}
+    checks = chosen_options()
+    # Several adapters were made one, which lies in the folder: that is what can be measured.
+    measured = out / "combined_adapter" if options.get("others") else adapter
     with progress_bar(not (quiet or as_json)) as progress, quieted(bool(options.get("verbose"))):
         lineage = export(name, base=base, adapter=adapter, out=out, options=options, progress=progress)
-        lineage, record, reason = check_export(base, adapter, out, lineage, checks, progress)
+        lineage, record, reason = check_export(base, measured, out, lineage, checks, progress)
     arguments = lineage.steps[-1].arguments if lineage.steps else {}
     for note in () if as_json else arguments.get("notes", ()):
         click.echo(f"note: {note}", err=True)

@@ -27,6 +27,14 @@ def verify_options(function: Callable[..., None]) -> Callable[..., None]:
             callback=_keep,
         ),
         click.option(
+            "--verify-suite",
+            multiple=True,
+            metavar="NAME|PATH",
+            help="Suite whose items are asked too: how many flip, and what the suite loses.",
+            expose_value=False,
+            callback=_keep,
+        ),
+        click.option(
             "--no-verify",
             is_flag=True,
             help="Do not compare the export with what it was made from; lineage.json then says unverified, "
@@ -57,8 +65,8 @@ def check_export(
     and what kept it from being made.
 
     The base under an adapter is quantized as the export's lineage says. `options` are the command's:
-    `no_verify`, `verify_prompts`, and `others` of a merge. What cannot be opened or asked is no failure of
-    the export: it stays unverified, with the reason.
+    `no_verify`, `verify_prompts` and `verify_suite`. What cannot be opened or asked is no failure of the
+    export: it stays unverified, with the reason.
 
     Raises:
         VerificationFailed: it cannot even be compared; the folder stays, marked as failed.
@@ -85,12 +93,9 @@ def check_export(
 def _verify(
     base: Path, adapter: Path | None, out: Path, lineage: Lineage, options: dict[str, Any], progress: Any
 ) -> Verification:
-    from lora_eval.errors import InputError
     from lora_eval.verify import ArmPath, Options, default_folder, small_set, verify
     from lora_eval.verify.arms import parse_arm_path
 
-    if options.get("others"):
-        raise InputError("several adapters became one, and no arm that was measured is their sum")
     candidate = ArmPath("export", lineage.variants[-1].kind, out)
     made = lineage.steps[-1].arguments if lineage.steps else {}
     # The dequantized base is itself to be quantized no more: only its step says how it was.
@@ -103,7 +108,12 @@ def _verify(
         reference = ArmPath("measured", "adapter", adapter, base=base, quantized_as=trained)
     prompts: Any = options.get("verify_prompts") or small_set(out, SAMPLES)
     chosen = Options(samples=SAMPLES, store=default_folder())
-    return verify(reference, candidate, prompts, out / _FILE, chosen, progress)
+    suites = options.get("verify_suite")
+    if not suites:
+        return verify(reference, candidate, prompts, out / _FILE, chosen, progress)
+    from lora_eval.evaluate import open_suite
+
+    return verify(reference, candidate, prompts, out / _FILE, chosen, progress, suite=open_suite(suites))
 
 
 def _mark(out: Path, lineage: Lineage, verified: str, reason: str) -> Lineage:
