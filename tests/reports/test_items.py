@@ -88,7 +88,7 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_counted(comparison, runs, bu
 
 
 def test_the_page_says_what_it_leaves_out(comparison, runs):
-    page = render_html(comparison, runs, page_bytes=60_000)
+    page = render_html(comparison, runs, page_bytes=30_000)
     assert "items are here (" in page
     assert "so that this page stays small" in page
 
