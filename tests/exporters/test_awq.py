@@ -18,7 +18,7 @@ from lora_eval.exporters.awq import check_written
 from lora_eval.exporters.environment import PYTHON, default_folder
 from lora_eval.models import open_folder, read_lineage
 from lora_eval.verify import ArmPath, verify
-from tests.conftest import save_tiny_llama
+from tests.conftest import save_tiny_llama, save_tiny_tokenizer
 from tests.models.test_compressed import save_rounded_awq
 
 ROW = [72, 101, 108, 108, 111]
@@ -120,6 +120,19 @@ def test_nothing_is_left_where_llm_compressor_fails(tiny_llama, chats, llm_compr
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
+@pytest.mark.slow
+def test_a_model_without_linear_layers_is_refused(chats, llm_compressor, tmp_path):
+    """GPT-2's are transposed (Conv1D): llm-compressor passes over them and says nothing."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    save_tiny_tokenizer(tmp_path / "gpt2")
+    config = GPT2Config(vocab_size=320, n_embd=64, n_layer=1, n_head=2, bos_token_id=257, eos_token_id=257)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    options = {"calibration": chats, "samples": 4, "python": llm_compressor}
+    with pytest.raises(ModelError, match=r"has no torch\.nn\.Linear layer but the one that gives the logits"):
+        export("awq", base=tmp_path / "gpt2", adapter=None, out=tmp_path / "out", options=options)
+
+
 def test_what_cannot_work_is_refused_from_the_files(tiny_llama, tiny_adapter, chats, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="merge the adapter first"):
@@ -153,7 +166,9 @@ def test_without_compressed_tensors_the_pip_command_is_named(tiny_llama, tmp_pat
 def test_a_layer_that_was_not_written_is_found(tiny_llama, tmp_path):
     names = list(save_rounded_awq(tiny_llama, tmp_path / "awq"))
     check_written(tmp_path / "awq", names, ROW)
-    with pytest.raises(VerificationFailed, match="15 layers were quantized, 14 lie in the files"):
+    with pytest.raises(
+        VerificationFailed, match=r"1 of 15 quantized layers are not in .*layers\.2\.mlp\.up_proj"
+    ):
         check_written(tmp_path / "awq", [*names, "model.layers.2.mlp.up_proj"], ROW)
 
 

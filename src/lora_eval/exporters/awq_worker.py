@@ -50,10 +50,12 @@ def quantize(values: dict[str, Any], answers: IO[str]) -> list[str]:
     model = AutoModelForCausalLM.from_pretrained(values["model"], dtype="auto", local_files_only=True)
     if model.dtype == torch.float32:
         model.to(torch.bfloat16)  # scales and the layers beside are stored in it, and servers want 16 bits
+    head = model.get_output_embeddings()
+    if not any(isinstance(module, torch.nn.Linear) and module is not head for module in model.modules()):
+        raise ValueError("it has no torch.nn.Linear layer but the one that gives the logits")
     report_layers(model, answers)
     weights = {"num_bits": settings["bits"], "type": "int", "symmetric": settings["sym"],
                "strategy": "group", "group_size": settings["group_size"]}  # fmt: skip
-    head = model.get_output_embeddings()
     ignore = [name for name, module in model.named_modules() if module is head]
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     rows = values["rows"]
