@@ -11,6 +11,7 @@ import pytest
 from lora_eval.records import Comparison
 from lora_eval.runstore import read_run
 from lora_eval.schema import read_record
+from tests.conftest import save_tiny_adapter
 from tests.evaluate.test_sequential import many  # noqa: F401 (a fixture)
 
 GATE = """\
@@ -155,3 +156,29 @@ def test_a_rule_on_a_folder_alone_does_not_hold_a_task(
     assert result.status == 0, result
     tasks = {task["task"]: task for task in json.loads(result.stdout)["sequential"]["tasks"]}
     assert (tasks["t_choice"]["scored"], tasks["t_choice"]["stopped"]) == (53, "verdict")
+
+
+def test_training_runs_decide_as_their_mean(
+    tiny_llama: Path,
+    tiny_adapter: Path,
+    many: Path,  # noqa: F811
+    run_cli: Callable,
+    tmp_path: Path,
+) -> None:
+    second = tmp_path / "second"
+    save_tiny_adapter(tiny_llama, second, seed=5)
+    result = run_cli(
+        "compare", "--base", tiny_llama, "--adapter", f"a={tiny_adapter}", "--adapter", f"a={second}",
+        "--tasks", "t_choice", "--include-path", many, "--margin", "t_choice=0.95", "--sequential",
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert result.status == 0, result
+    found = Comparison.model_validate_json(result.stdout)
+    assert found.sequential.arms == ("base", "a#1", "a#2")
+    assert [arm.name for arm in found.arms] == ["base", "a"]
+    (task,) = found.sequential.tasks
+    # Two runs say so little about a third that the early looks cannot decide.
+    assert (task.scored, task.stopped) == (120, "verdict")
+    pair = found.tasks[0].pairs[0]
+    assert pair.looks[0].variance_parts[1].source == "runs of b"
+    assert pair.verdict == "not_worse"
