@@ -87,15 +87,14 @@
       });
       const found = Object.fromEntries(arms.map((arm) => [arm, shares(data.scores[i][arm])]));
       data.scores[i][arms[0]].forEach((_, choice) => {
-        arms.forEach((arm, place) => {
-          const row = table.insertRow();
-          if (place === 0) {
-            const name = element("th", "", `${choice + 1}${names[choice] ? `. ${names[choice]}` : ""}`);
-            if (names[choice] && names[choice].trim() === data.target[i].trim()) name.append(element("small", "", "target"));
-            name.rowSpan = arms.length;
-            name.scope = "rowgroup";
-            row.append(name);
-          }
+        const group = table.createTBody();
+        const name = element("th", "", `${choice + 1}${names[choice] ? `. ${names[choice]}` : ""}`);
+        if (names[choice] && names[choice].trim() === data.target[i].trim()) name.append(" ", element("small", "", "target"));
+        name.colSpan = 4;
+        name.scope = "rowgroup";
+        group.insertRow().append(name);
+        arms.forEach((arm) => {
+          const row = group.insertRow();
           const scores = data.scores[i][arm];
           const best = scores[choice] === Math.max(...scores);
           row.append(element("td", "nowrap", `${data.arms[arm]}${best ? " ◀" : ""}`));

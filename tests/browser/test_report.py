@@ -180,11 +180,10 @@ def test_an_open_item_shows_both_answers_word_by_word_and_the_choices(page):
     assert "".join(page.texts("#list del")).split() == ["not", "sure", "about", "the"]
     assert "billing" in "".join(page.texts("#list ins"))
     assert "queue" not in "".join(page.texts("#list ins"))
-    rows = page.texts("#list .choices tr")
-    assert len(rows) == 8
-    assert rows[0].split()[:1] == ["1."]
-    assert "target" in rows[0]
-    assert rows[1].split() == ["adapter", "◀", "−1.50", "99.9", "%"]  # noqa: RUF001
+    rows = [row.split() for row in page.texts("#list .choices tr")]
+    assert len(rows) == 4 * 3  # the choice's name, and a bar for each arm
+    assert (rows[0][0], rows[0][-1], rows[6], rows[9]) == ("1.", "target", ["3"], ["4"])
+    assert rows[2] == ["adapter", "◀", "−1.50", "99.9", "%"]  # noqa: RUF001
     widths = page.script(
         "return [...document.querySelectorAll('#list .bar')].map((n) => parseFloat(n.style.width))"
     )
@@ -246,6 +245,8 @@ def test_no_width_scrolls_sideways(browser, report, width):
         choose(browser, "task", task)
         browser.find("#list .item > summary").click()
         assert browser.script("return document.documentElement.scrollWidth") <= width
+        narrow = "return [...document.querySelectorAll('#list .choices th')].map((n) => n.clientWidth)"
+        assert all(found > 200 for found in browser.script(narrow))
     cut = browser.script(
         "return [...document.querySelectorAll('h1, h2, .finding p, .finding li, .stack td, .forest-value')]"
         ".filter((n) => n.scrollWidth > n.clientWidth + 1 && getComputedStyle(n).display !== 'inline')"
