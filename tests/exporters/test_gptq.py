@@ -77,6 +77,31 @@ def test_it_is_near_the_model_but_not_equal(qlora, quantized, chats):
     gc.collect()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+@pytest.mark.parametrize(
+    ("options", "most", "said"),
+    [
+        ({"bits": 8}, 0.01, "does not serve 8-bit GPTQ models on a CPU"),
+        ({"sym": False}, 0.5, "refuses asymmetric"),
+        ({"desc_act": True}, 0.5, "refuses GPTQ models with desc_act"),
+    ],
+)
+def test_other_settings(qlora, chats, tmp_path, options, most, said):
+    out = tmp_path / "gptq"
+    given = {"calibration": chats, "samples": 16} | options
+    arguments = (
+        export("gptq", base=qlora / "trained", adapter=None, out=out, options=given).steps[-1].arguments
+    )
+    stored = json.loads((out / "quantize_config.json").read_text())
+    for name in ("bits", "sym", "desc_act"):
+        assert stored[name] == arguments[name] == options.get(name, {"bits": 4, "sym": True}.get(name, False))
+    assert [note for note in arguments["notes"] if said in note]
+    record = verify(ArmPath("merged", "merged", qlora / "trained"), ArmPath("gptq", "gptq", out), chats)
+    assert record.measured.mean_kl < most
+    gc.collect()
+
+
 def test_a_quantized_model_is_not_quantized_again(quantized, chats, tmp_path):
     with pytest.raises(ModelError, match="already quantized"):
         export("gptq", base=quantized[0], adapter=None, out=tmp_path / "out", options={"calibration": chats})

@@ -95,7 +95,7 @@ def check_written(out: Path, modules: list[str], row: list[int]) -> None:
     if absent:
         raise VerificationFailed(
             f"{len(absent)} of {len(modules)} quantized layers are not in the files under their names, "
-            f"{absent[0]} first: what is opened would not be what was quantized (seen with mixtures of experts)"
+            f"{absent[0]} first: what opens is not what was quantized (seen with mixtures of experts)"
         )
     with quiet(), torch.inference_mode():
         logits = load_base(out, device="cpu")(torch.tensor([row[:64]])).logits
