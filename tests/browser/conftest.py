@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 PROGRAMS = ("chromium", "chromedriver")
-SEEN = "lora-eval-seen"
 
 
 class Browser:
@@ -114,6 +113,8 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    browser = open_browser()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "localhost,127.0.0.1")  # chromedriver is here, whatever the proxy
+        browser = open_browser()
     yield browser
     browser.driver.quit()
