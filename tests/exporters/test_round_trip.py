@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.round_trip import RoundTrip
@@ -36,6 +40,61 @@ def test_it_equals_the_layer(stored, compute, quant_type, double):
     assert torch.equal(found, used)
     assert torch.equal(dequantized_nf4(layer), used)
     assert not torch.equal(found.float(), weight.float())
+
+
+def by_bitsandbytes(weight, config):
+    """bitsandbytes' quantization and its generic dequantization, which its GPU code equals."""
+    from bitsandbytes import functional
+    from bitsandbytes.backends.default import ops
+
+    packed, state = functional.quantize_4bit(
+        weight, quant_type=config.bnb_4bit_quant_type, compress_statistics=config.bnb_4bit_use_double_quant
+    )
+    scale = state.absmax
+    if state.nested:
+        scale = functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    generic = inspect.unwrap(ops._dequantize_4bit_compute)
+    arguments = (packed.reshape(-1), scale, state.code, 64, weight.shape, config.bnb_4bit_compute_dtype)
+    return generic(*arguments)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 200)),
+    stored=st.sampled_from(["bfloat16", "float32", "float16"]),
+    compute=st.sampled_from(["bfloat16", "float32", "float16"]),
+    quant_type=st.sampled_from(["nf4", "fp4"]),
+    double=st.booleans(),
+    zeros=st.integers(0, 130),
+    seed=st.integers(0, 99),
+)
+def test_every_bit_is_bitsandbytes(shape, stored, compute, quant_type, double, zeros, seed):
+    """Whatever the rows' length, also where blocks of 64 run over their ends, and for blocks of zeros."""
+    import torch
+
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, stored))
+    weight.view(-1)[:zeros] = 0
+    trip = RoundTrip({
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double,
+        "bnb_4bit_compute_dtype": compute,
+    })  # fmt: skip
+    expected = by_bitsandbytes(weight, trip.config)
+    bits = {2: torch.int16, 4: torch.int32}[expected.element_size()]
+    assert torch.equal(trip(weight).view(bits), expected.view(bits))
+    quantized = trip.prepare(weight)
+    step = quantized.step
+    rows = [quantized.rows(n, min(n + step, len(weight))).clone() for n in range(0, len(weight), step)]
+    assert torch.equal(torch.cat(rows).view(bits), expected.view(bits))
+
+
+def test_values_on_a_border_take_the_lower_code():
+    import torch
+
+    trip = RoundTrip({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    weight = torch.tensor([1.0, *trip._bounds]).repeat(4).view(1, 64)
+    assert torch.equal(trip(weight).float(), by_bitsandbytes(weight, trip.config).float())
 
 
 def test_eight_bit_training_has_no_weights_to_merge_into():
