@@ -15,6 +15,7 @@ from lora_eval.records import LoadedRun
 from lora_eval.resources import resource_folder
 from lora_eval.runstore import read_run
 from tests.conftest import Result
+from tests.evaluate.test_sequential import many  # noqa: F401 (a fixture)
 
 ARMS = ("base", "tuned")
 
@@ -34,6 +35,26 @@ def launch(run_python: Callable[..., Result]) -> Callable[..., Result]:
         return run_python("-m", "accelerate.commands.launch", *options, "-m", "lora_eval", *arguments)
 
     return call
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_looks_of_one(
+    launch: Callable[..., Result],
+    run_cli: Callable[..., Result],
+    tiny_llama: Path,
+    tiny_adapter: Path,
+    many: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    arms = ["--base", tiny_llama, "--adapter", f"tuned={tiny_adapter}", "--margin", "t_choice=0.9"]
+    asked = [*arms, "--tasks", "t_choice,t_last", "--include-path", many, "--sequential", "--json"]
+    found = []
+    for name, run in (("two", launch), ("one", run_cli)):
+        done = run("compare", *asked, "--out", tmp_path / name, "--store", "none")
+        assert done.status == 0, done.stderr
+        found.append(json.loads(done.stdout)["sequential"])
+    assert found[0] == found[1]
+    assert found[0]["tasks"][0]["scored"] == 53
 
 
 @pytest.mark.slow
