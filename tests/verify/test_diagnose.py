@@ -1,0 +1,123 @@
+"""Each weight taken apart: how often the adapter's change is in it, and which base it lies on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_eval.verify import ArmPath
+from lora_eval.verify.diagnose import diagnose, explain
+from lora_eval.verify.expected import Expected, Parts
+
+SHAPE = (48, 64)
+
+
+def drawn(seed, scale=1.0, shape=SHAPE):
+    import torch
+
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(seed, *, times, original, dtype):
+    """A weight with `times` the change, on the trained base (0) or the original (1); what it should be."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    base, delta, away = drawn(seed), drawn(seed + 1, 0.05), drawn(seed + 2, 0.1)
+    parts = Parts(base, base + away, delta, None)
+    found = (base + times * delta + original * away).to(kind)
+    return found, Expected((base + delta).to(kind), lambda: parts)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    times=st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0, -1.0]),
+    original=st.sampled_from([0, 1]),
+    dtype=st.sampled_from(["bfloat16", "float16", "float32"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_both_shares_are_found_in_every_precision(seed, times, original, dtype):
+    said = explain(*weights(seed, times=times, original=original, dtype=dtype))
+    words = {
+        0.0: "the adapter's change is not in it",
+        0.5: "scaling is 0.5 times the trained one",
+        1.0: None,
+        2.0: "delta applied twice (or scaled by 2 times the trained scaling)",
+        4.0: "scaling is 4 times the trained one",
+        -1.0: "scaling is -1 times the trained one",
+    }
+    base = "lies on the original 16-bit base, not on the quantized one that was trained" if original else None
+    assert said == ("; ".join(part for part in (base, words[times]) if part) or None)
+
+
+@given(seed=st.integers(0, 2**16), dtype=st.sampled_from(["bfloat16", "float32"]))
+@settings(max_examples=30, deadline=None)
+def test_another_order_of_rounding_is_no_damage(seed, dtype):
+    """Other tools add in another order, or round twice."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    _, expected = weights(seed, times=1, original=0, dtype=dtype)
+    parts = expected.parts()
+    assert explain(parts.base.to(kind) + parts.delta.to(kind), expected) is None
+
+
+def test_another_weight_is_just_that():
+    _, expected = weights(0, times=1, original=0, dtype="float32")
+    assert explain(drawn(9), expected) == "is another weight (relative distance about 1)"
+    assert explain(drawn(9), Expected(drawn(8))) == "is another weight (relative distance about 1)"
+
+
+@pytest.mark.parametrize(
+    ("elements", "exact", "told"), [(1, True, True), (1, False, False), (40, True, False)]
+)
+def test_rounding_in_few_elements_is_damage_only_where_files_were_changed(elements, exact, told):
+    import torch
+
+    found, expected = weights(0, times=1, original=0, dtype="bfloat16")
+    flat = found.view(-1).view(torch.int16)
+    flat[:elements] ^= 1  # the last bit of the mantissa
+    assert (explain(found, expected, exact=exact) is not None) == told
+
+
+def test_integers_and_single_numbers():
+    import torch
+
+    ones = torch.ones(3, dtype=torch.int64)
+    assert explain(ones, Expected(ones.clone())) is None
+    assert explain(ones, Expected(ones + 1)) == "holds other numbers"
+    assert "1 of 1 elements" in explain(torch.tensor(2.0), Expected(torch.tensor(1.0)))
+
+
+def test_a_copy_of_a_whole_model_has_no_cause_and_a_damaged_one_has(qlora, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    whole = ArmPath("a", "merged", qlora / "trained")
+    assert diagnose(whole, whole, "auto").causes == ()
+    folder = shutil.copytree(qlora / "trained", tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][7] = 5.0
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    [cause] = diagnose(whole, ArmPath("b", "merged", folder), "auto").causes
+    assert cause.startswith(
+        "model.norm: 1 of 64 elements are not what was written, the first at [7]: 5 in place"
+    )
+
+
+def test_an_adapter_that_cannot_be_merged_gives_no_cause_but_says_so(qlora, tmp_path):
+    import json
+    import shutil
+
+    adapter = shutil.copytree(qlora / "adapter", tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"some_new_option": True}))
+    found = diagnose(
+        ArmPath("a", "adapter", adapter, base=qlora / "base"),
+        ArmPath("b", "merged", qlora / "trained"),
+        "auto",
+    )
+    assert found.tensors == ()
+    assert any(line.startswith("the tensors were not looked at: ") for line in found.causes)
