@@ -8,6 +8,7 @@ LoraEvalError                   exit status 1: a fault of ours
 |  |- TemplateError             a chat template is missing, unknown or does not render
 |  |- TaskError                 an unknown task, or a task whose data set is not on this machine
 |  |- OutputError               the output folder is not empty, or the disk is full
+|  |- HubError                  the Hub cannot be reached, or refuses what was asked
 |  |- JudgeError                a judge's endpoint refuses, or keeps failing; the same command goes on
 |  |- PluginError               a plugin is unknown, defined twice, or broken
 |  `- MissingExtraError         an optional library is not installed

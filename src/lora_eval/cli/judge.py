@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lora_eval.cli.judge_answers import answers
 from lora_eval.cli.judge_report import report
 from lora_eval.cli.judge_run import calibrate, plan, run
 
@@ -20,5 +21,5 @@ def command() -> None:
     """
 
 
-for each in (plan, run, calibrate, report):
+for each in (answers, plan, run, calibrate, report):
     command.add_command(each)

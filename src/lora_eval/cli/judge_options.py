@@ -20,7 +20,8 @@ def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed((
         click.option("--judge", required=True, metavar="NAME_OR_PATH",
                      help="A judge profile: a packaged one, a plugin's, or a YAML file."),
-        click.option("--judge-model", metavar="MODEL", help="The model to ask (default: the profile's)."),
+        click.option("--judge-model", metavar="MODEL",
+                     help="The model to ask (default: the profile's); local:PATH: by our engine."),
         click.option("--judge-url", metavar="URL",
                      help="The endpoint, with its /v1 (default: the profile's)."),
     )):  # fmt: skip
@@ -52,8 +53,12 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_profile(judge: str, judge_model: str | None, judge_url: str | None) -> JudgeProfile:
     """Return the profile that the options name."""
-    from lora_eval.judges.profiles import load_profile
+    from lora_eval.judges.profiles import LOCAL, load_profile
 
+    if judge_model and judge_model.startswith(LOCAL):
+        from lora_eval.cli.judge_local import local_name
+
+        judge_model = local_name(judge_model.removeprefix(LOCAL))
     return load_profile(judge, model=judge_model, base_url=judge_url)
 
 

@@ -14,6 +14,7 @@ from lora_eval.cli.judge_options import judge_options, plan_options, read_plan, 
 if TYPE_CHECKING:
     from lora_eval.judges.calls import Plan
     from lora_eval.judges.run import Outcome
+    from lora_eval.protocols import Progress
 
 
 @click.command(epilog="Nothing is asked of any endpoint, and no key is read.")
@@ -65,14 +66,14 @@ def run(
       lora-eval judge run --suite pairwise --judge openai-text --judge-model MODEL --max-cost 2 \
           --answers base=base.json --answers tuned=tuned.json --out judged
     """
-    from lora_eval.judges.report import build_report
+    from lora_eval.judges.report import report_verdicts
     from lora_eval.judges.run import check_calibration
 
     made = read_plan(options)
     if calibration is not None:
         check_calibration(made, calibration)
-    _run(made, out, max_cost, quiet)
-    report = build_report(options["suite"], [out])
+    outcome = _run(made, options["judge_model"], out, max_cost, quiet)
+    report = report_verdicts(options["suite"], outcome.verdicts, str(out))
     if as_json:
         from lora_eval.schema import dump_record
 
@@ -112,22 +113,35 @@ def calibrate(
     from lora_eval.schema import dump_record, write_record
 
     made = measure.calibration_plan(read_profile(judge, judge_model, judge_url), measure.read_pairs(pairs))
-    outcome = _run(made, out, max_cost, quiet)
+    outcome = _run(made, judge_model, out, max_cost, quiet)
     found = measure.calibrate(made, outcome.verdicts)
     write_record(out / "calibration.json", found)
     click.echo(dump_record(found) if as_json else calibration_text(found), nl=not as_json)
     return 0 if found.passed else 3
 
 
-def _run(made: Plan, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
+def _run(made: Plan, model: str | None, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
     """Ask, and say on stderr what was done."""
     from lora_eval.cli.progress import progress_bar
+    from lora_eval.judges.profiles import LOCAL
     from lora_eval.judges.run import run_plan
 
     with progress_bar(not quiet) as progress:
-        outcome = run_plan(made, out, max_cost=max_cost, progress=progress)
+        if made.profile.base_url == LOCAL:
+            outcome = _run_locally(made, (model or "").removeprefix(LOCAL), out, progress)
+        else:
+            outcome = run_plan(made, out, max_cost=max_cost, progress=progress)
     said = f"{outcome.asked} calls made, {outcome.known} known before, {outcome.retried} tried again"
     click.echo(f"{said}, ${outcome.spent:.4f} spent in all", err=True)
     for note in outcome.notes:
         click.echo(f"Note: {note}", err=True)
     return outcome
+
+
+def _run_locally(made: Plan, path: str, out: Path, progress: Progress) -> Outcome:
+    from lora_eval.cli.judge_local import open_judge
+    from lora_eval.judges.local import run_locally
+    from lora_eval.models.quiet import quiet
+
+    with quiet():
+        return run_locally(made, out, open_judge(path, made.profile.model or "", progress), progress)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lora_eval.errors import InputError
 from lora_eval.judges.files import PlacedRow, Problems, read_rows, take
@@ -33,10 +34,37 @@ def read_answers(named: Mapping[str, Path], question_files: Sequence[Path] = ())
     """
     problems = Problems()
     known = {str(key): question for key, question in questions().items()}
-    known |= {key: question for path in question_files for key, question in _read_questions(path, problems)}
+    for path in question_files:
+        for row in read_rows(path, problems):
+            known |= _question(row, problems)
     sets = [_read_set(arm, path, known, problems) for arm, path in named.items()]
     problems.check()
     return sets
+
+
+def read_questions(path: Path | None) -> dict[str, Question]:
+    """Return the questions of a file, FastChat's or alpaca_eval's; MT-Bench's where there is none.
+
+    Raises:
+        InputError: with every fault of the file.
+    """
+    if path is None:
+        return {str(key): question for key, question in questions().items()}
+    problems = Problems()
+    found: dict[str, Question] = {}
+    for row in read_rows(path, problems):
+        if "question_id" in row.values:
+            found |= _question(row, problems)
+        elif (text := _instruction(row, problems)) is not None:
+            key = _new_key(text, found)
+            found[key] = Question(key, _category(row), (text,))
+    problems.check()
+    return found
+
+
+def first_questions(every: Mapping[str, Question], limit: int | None) -> dict[str, Question]:
+    """Return the first `limit` questions (None: all)."""
+    return dict(itertools.islice(every.items(), limit))
 
 
 def common_questions(sets: Sequence[AnswerSet], suite: JudgeSuite) -> dict[str, Question]:
@@ -88,7 +116,7 @@ def _fastchat(
         return None
     if identifier is None:
         return None
-    question = known.get(str(identifier))
+    question = _own_question(row) or known.get(str(identifier))
     if question is None:
         problems.add(
             row.path, row.place, f"question {identifier}: its text is not known; give --questions FILE"
@@ -100,35 +128,54 @@ def _fastchat(
 def _alpaca(
     row: PlacedRow, found: AnswerSet, problems: Problems
 ) -> tuple[str, Question, tuple[str, ...]] | None:
-    before = len(problems.lines)
-    instruction = take(row, "instruction", (str,), "text", problems)
+    text = _instruction(row, problems)
     output = take(row, "output", (str,), "text", problems)
-    given = row.values.get("input") or ""
-    if len(problems.lines) > before:
+    if text is None or output is None:
         return None
-    text = f"{instruction}\n\n{given}" if isinstance(given, str) and given else instruction
+    key = _new_key(text, found.answers)
+    return key, Question(key, _category(row), (text,)), (output,)
+
+
+def _instruction(row: PlacedRow, problems: Problems) -> str | None:
+    """An instruction with its input, as alpaca_eval puts them together."""
+    instruction = take(row, "instruction", (str,), "text", problems)
+    given = row.values.get("input")
+    return f"{instruction}\n\n{given}" if instruction and given and isinstance(given, str) else instruction
+
+
+def _new_key(text: str, taken: Mapping[str, object]) -> str:
+    """A key made of the text. One that occurs again is a question of its own, in the order of the file."""
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    # An instruction that occurs again is a question of its own, in the order of the file.
-    repeats = sum(other.split("#")[0] == key for other in found.answers) if key in found.answers else 0
-    key = f"{key}#{repeats + 1}" if repeats else key
-    category = row.values.get("dataset")
-    return key, Question(key, category if isinstance(category, str) else "", (text,)), (output,)
+    repeats = sum(other.split("#")[0] == key for other in taken) if key in taken else 0
+    return f"{key}#{repeats + 1}" if repeats else key
 
 
-def _read_questions(path: Path, problems: Problems) -> list[tuple[str, Question]]:
-    found = []
-    for row in read_rows(path, problems):
-        identifier = take(row, "question_id", (int, str), "a number or text", problems)
-        turns: Any = row.values.get("turns", [row.values["text"]] if "text" in row.values else None)
-        reference: Any = row.values.get("reference", [])
-        if not _texts(turns):
-            problems.add(row.path, row.place, "turns: expected a list of texts")
-        elif identifier is not None:
-            category = str(row.values.get("category", ""))
-            references = tuple(reference) if _texts(reference) else ()
-            found.append((str(identifier), Question(identifier, category, tuple(turns), references)))
-    return found
+def _category(row: PlacedRow) -> str:
+    dataset = row.values.get("dataset")
+    return dataset if isinstance(dataset, str) else ""
 
 
-def _texts(value: Any) -> bool:
+def _own_question(row: PlacedRow) -> Question | None:
+    """The question that `judge answers` has stored with its answer."""
+    turns, reference = row.values.get("question_turns"), row.values.get("reference")
+    if not _texts(turns):
+        return None
+    known = tuple(reference) if _texts(reference) else ()
+    return Question(row.values["question_id"], str(row.values.get("category", "")), tuple(turns), known)
+
+
+def _question(row: PlacedRow, problems: Problems) -> dict[str, Question]:
+    identifier = take(row, "question_id", (int, str), "a number or text", problems)
+    turns: Any = row.values.get("turns", [row.values["text"]] if "text" in row.values else None)
+    reference: Any = row.values.get("reference")
+    if not _texts(turns):
+        problems.add(row.path, row.place, "turns: expected a list of texts")
+        return {}
+    if identifier is None:
+        return {}
+    known = tuple(reference) if _texts(reference) else ()
+    return {str(identifier): Question(identifier, str(row.values.get("category", "")), tuple(turns), known)}
+
+
+def _texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)

@@ -16,6 +16,7 @@ from lora_eval.registry import list_plugins, load_plugin, looks_like_path
 from lora_eval.resources import resource_folder
 from lora_eval.schema import load_yaml, parse_record, suggest
 
+LOCAL = "local:"  # in place of a URL: a model that our own engine opens
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # What keys look like: a prefix and a long tail without words. Found in a profile, it is refused unseen.
 _KEY = re.compile(r"\b(sk|hf|gsk|xai|pk|key|ghp|AIza)[-_]?[A-Za-z0-9_-]{20,}")
@@ -37,6 +38,10 @@ def load_profile(name_or_path: str, *, model: str | None = None, base_url: str |
         PluginError: there is no profile of that name, or a plugin's is broken.
     """
     profile = _find(name_or_path)
+    if model and model.startswith(LOCAL):
+        return profile.model_copy(
+            update={"model": model, "base_url": LOCAL, "api_key_env": None, "price": None}
+        )
     changed = {"model": model or profile.model, "base_url": (base_url or profile.base_url or "").rstrip("/")}
     profile = profile.model_copy(update=changed)
     problems = []

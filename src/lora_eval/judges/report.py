@@ -15,6 +15,8 @@ from lora_eval.judges.mt_report import report_ratings
 from lora_eval.judges.mt_rows import read_judgments
 from lora_eval.records import JudgeReport, JudgeSuite, JudgeVerdict
 
+_FEW = 10  # pairs of orders from which their agreement says something of the judge
+
 
 def build_report(
     suite: JudgeSuite,
@@ -36,6 +38,15 @@ def build_report(
     verdicts = own_rows.read_own(own, suite)
     report = _build(suite, foreign, verdicts, sources, base=base, df_gamed=df_gamed, level=level)
     return report.model_copy(update={"notes": (*report.notes, *own_rows.notes(verdicts))})
+
+
+def report_verdicts(
+    suite: JudgeSuite, verdicts: Sequence[JudgeVerdict], source: str, level: float = 0.95
+) -> JudgeReport:
+    """Return the report of the verdicts of one run."""
+    last = own_rows.last_replies(verdicts)
+    report = _build(suite, (), last, [source], base=None, df_gamed=None, level=level)
+    return report.model_copy(update={"notes": (*report.notes, *own_rows.notes(last))})
 
 
 def _build(
@@ -84,7 +95,7 @@ def report_games(
         f"{pair.b} against {pair.a}: both orders agree on {100 * pair.order_agreement:.0f} % of the "
         "prompts only; this judge follows the position more often than the answer (judge calibrate)"
         for pair in pairs
-        if pair.order_agreement is not None and pair.order_agreement < 0.5
+        if pair.order_agreement is not None and pair.order_agreement < 0.5 and pair.n >= _FEW
     ]
     return JudgeReport(
         suite=suite,

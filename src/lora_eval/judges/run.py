@@ -11,12 +11,13 @@ from typing import Any
 
 from lora_eval.errors import CalibrationFailed, InputError, JudgeError, SpendingCapError
 from lora_eval.judges.budget import Budget, Pace, cost, likely_input_tokens, most_cost
-from lora_eval.judges.calls import ASKS, Call, Plan
+from lora_eval.judges.calls import Call, Plan
 from lora_eval.judges.client import Answered, JudgeClient
 from lora_eval.judges.own_rows import notes
 from lora_eval.judges.profiles import read_key
 from lora_eval.judges.replies import Reply, read_reply
 from lora_eval.judges.store import VerdictStore
+from lora_eval.judges.verdicts import EQUAL, asks, is_known, key_of, stored, verdict_of
 from lora_eval.protocols import Progress
 from lora_eval.records import Calibration, JudgeVerdict
 from lora_eval.schema import read_record
@@ -48,27 +49,16 @@ def run_plan(
         raise InputError(f"judge {plan.profile.name} has a price: give --max-cost DOLLARS")
     key = read_key(plan.profile)
     with VerdictStore(folder) as store:
-        outcome = Outcome(known=sum(_known(plan, call, store) for call in plan.calls))
+        outcome = Outcome(known=sum(is_known(plan, call, store.verdicts) for call in plan.calls))
         budget = Budget(max_cost, sum(verdict.cost for verdict in store.verdicts.values()))
         work = _Work(plan, store, budget, outcome, progress)
         try:
             asyncio.run(work.run(key))
         finally:
             outcome.spent = budget.spent
-        outcome.verdicts = [verdict for call in plan.calls for verdict in stored(plan, call, store)]
+        outcome.verdicts = [verdict for call in plan.calls for verdict in stored(plan, call, store.verdicts)]
         outcome.notes = notes(outcome.verdicts)
     return outcome
-
-
-def stored(plan: Plan, call: Call, store: VerdictStore) -> Iterator[JudgeVerdict]:
-    """Yield the stored verdicts of one call: one for each time it was asked."""
-    for attempt in range(ASKS):
-        verdict = store.verdicts.get(_key(plan, call, attempt))
-        if verdict is None:
-            return
-        yield verdict
-        if verdict.value is not None:
-            return
 
 
 def check_calibration(plan: Plan, path: Path) -> None:
@@ -116,7 +106,7 @@ class _Work:
         if self.fault is not None:
             raise self.fault
         if self.capped:
-            left = sum(not _known(self.plan, call, self.store) for call in self.plan.calls)
+            left = sum(not is_known(self.plan, call, self.store.verdicts) for call in self.plan.calls)
             raise SpendingCapError(
                 f"--max-cost {self.budget.cap:g}: ${self.budget.spent:.4f} spent, {left} of "
                 f"{len(self.plan.calls)} calls are left and the next might cost more than remains; "
@@ -139,8 +129,8 @@ class _Work:
 
     async def _finish(self, call: Call, client: JudgeClient) -> None:
         """Ask until there is a verdict, at most three times; a stored reply is not asked for again."""
-        for attempt in range(ASKS):
-            key = _key(self.plan, call, attempt)
+        for attempt in range(asks(self.plan.profile)):
+            key = key_of(self.plan, call, attempt)
             verdict = self.store.verdicts.get(key)
             if verdict is None:
                 verdict = await self._ask(call, key, attempt, client)
@@ -150,7 +140,7 @@ class _Work:
     async def _ask(self, call: Call, key: str, attempt: int, client: JudgeClient) -> JudgeVerdict | None:
         """The verdict, stored; None where the cap lets nothing be asked."""
         if call.messages is None:
-            tie = _verdict(self.plan, call, key, attempt, _EQUAL, Answered(None, None, 0, 0, 0.0), 0.0, False)
+            tie = verdict_of(self.plan, call, key, attempt, EQUAL)
             await self.store.add(tie)
             return tie
         body = self.plan.body(call)
@@ -163,26 +153,16 @@ class _Work:
             answered = await client.ask(body, likely_input_tokens(body) + self.plan.profile.params.max_tokens)
             reply = _scrubbed(_reply(self.plan, answered), client)
             spent, guessed = _cost(self.plan, reply, answered, body)
-            verdict = _verdict(self.plan, call, key, attempt, reply, answered, spent, guessed)
+            verdict = verdict_of(
+                self.plan, call, key, attempt, reply, tries=answered.tries, seconds=answered.seconds,
+                dollars=spent, guessed=guessed,
+            )  # fmt: skip
             self.outcome.asked += 1
             await self.store.add(verdict)
             return verdict
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self.budget.settle(most, spent))
-
-
-_EQUAL = Reply(0.5, None, "", None, None, None, 0, 0)
-
-
-def _known(plan: Plan, call: Call, store: VerdictStore) -> bool:
-    found = list(stored(plan, call, store))
-    return bool(found) and (found[-1].value is not None or len(found) == ASKS)
-
-
-def _key(plan: Plan, call: Call, attempt: int) -> str:
-    body = {} if call.messages is None else plan.body(call)
-    return call.key(plan.profile.base_url or "", body, attempt)
 
 
 def _reply(plan: Plan, answered: Answered) -> Reply:
@@ -204,49 +184,6 @@ def _cost(plan: Plan, reply: Reply, answered: Answered, body: dict[str, Any]) ->
     if reply.input_tokens is None or reply.output_tokens is None:
         return most + lost, True
     return cost(price, reply.input_tokens, reply.output_tokens) + lost, False
-
-
-def _verdict(
-    plan: Plan,
-    call: Call,
-    key: str,
-    attempt: int,
-    reply: Reply,
-    answered: Answered,
-    dollars: float,
-    guessed: bool,
-) -> JudgeVerdict:
-    value = reply.value
-    if value is not None and call.b is not None and call.first == "b":
-        value = 1.0 - value  # the reply scores the answer shown second; the record scores b
-    return JudgeVerdict(
-        key=key,
-        suite=call.suite,
-        judge=plan.judge,
-        profile=plan.profile.name,
-        prompt=call.prompt,
-        turn=call.turn,
-        category=call.category,
-        a=call.a,
-        b=call.b,
-        first=call.first,
-        repeat=call.repeat,
-        attempt=attempt,
-        value=value,
-        reason=reply.reason,
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        model=reply.model,
-        system_fingerprint=reply.system_fingerprint,
-        input_tokens=reply.input_tokens,
-        output_tokens=reply.output_tokens,
-        usage_estimated=guessed,
-        cost=dollars,
-        seconds=round(answered.seconds, 4),
-        tries=answered.tries,
-        length_a=call.length_a,
-        length_b=call.length_b,
-    )
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,0 +1,202 @@
+"""Answers and verdicts of models on this machine, with no server: against transformers itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_eval.errors import InputError
+from lora_eval.judges.answers import read_answers, read_questions
+from lora_eval.judges.calls import make_plan
+from lora_eval.judges.chatting import chat_ids
+from lora_eval.judges.local import run_locally
+from lora_eval.judges.mt_bench import Question
+from lora_eval.judges.profiles import LOCAL, load_profile
+from lora_eval.judges.writing import turn_seed, write_answers
+from lora_eval.records import JudgeLabels
+from tests.judges.judged import write_answers as write_files
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama, tiny_adapter):
+    from lora_eval.engines.transformers import open_engine
+    from lora_eval.models import open_resident
+
+    return open_engine(open_resident(tiny_llama, {"tuned": tiny_adapter}, identity_control=False))
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_llama):
+    from lora_eval.cli.judge_local import open_judge
+
+    return open_judge(str(tiny_llama), "local:tiny", lambda *said: None)
+
+
+def asked(*questions):
+    return {
+        str(number): Question(number, category, turns) for number, (category, turns) in enumerate(questions)
+    }
+
+
+def answer(engine, arm, questions, **options):
+    settings = {"max_new_tokens": 6, "seed": 0, "temperature": None, "progress": lambda *said: None} | options
+    return write_answers(engine, arm, questions, **settings)
+
+
+def test_turn_two_is_asked_after_the_arms_own_answer(engine):
+    rows = answer(engine, "base", asked(("math", ("One?", "Two?"))))
+    (first, second), tokenizer = rows[0]["choices"][0]["turns"], engine.tokenizer
+    messages = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "Two?"},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    with engine.resident.activate("base") as model, torch.inference_mode():
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+    assert second == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_categories_set_the_temperature_and_seeds_are_the_same_in_every_arm(engine):
+    questions = asked(("writing", ("Hi?", "Again?")), ("math", ("1+1?",)))
+    base, tuned = answer(engine, "base", questions), answer(engine, "tuned", questions)
+    assert [row["temperature"] for row in base] == [0.7, 0.0]
+    assert [row["seeds"] for row in base] == [row["seeds"] for row in tuned]
+    assert len({turn_seed(0, key, turn) for key in questions for turn in (1, 2)}) == 4
+    assert base == answer(engine, "base", questions)
+    assert base[0]["choices"] != answer(engine, "base", questions, seed=1)[0]["choices"]
+    assert base[1]["choices"] == answer(engine, "base", questions, seed=1)[1]["choices"]
+    assert base[0]["choices"] != tuned[0]["choices"]
+
+
+def test_an_answer_says_how_it_ended(engine):
+    (row,) = answer(engine, "base", asked(("math", ("x " * 5000, "more?"))))
+    assert row["finish_reasons"] == ["no room", "no room"]
+    assert row["choices"][0]["turns"] == ["", ""]
+    (row,) = answer(engine, "base", asked(("math", ("Hi?",))), max_new_tokens=3)
+    assert (row["finish_reasons"], row["new_tokens"]) == (["length"], [3])
+
+
+def test_a_system_text_goes_into_the_user_turn_where_a_template_has_none():
+    class Gemma:
+        chat_template = "x"
+
+        def apply_chat_template(self, messages, **options):
+            if messages[0]["role"] == "system":
+                raise ValueError("System role not supported")
+            return "|".join(f"{m['role']}:{m['content']}" for m in messages)
+
+        def encode(self, text, **options):
+            return [text]
+
+    assert chat_ids(Gemma(), (("system", "Be fair."), ("user", "Hi")), "m") == ("user:Be fair.\n\nHi",)
+    with pytest.raises(InputError, match="no chat template"):
+        chat_ids(type("Plain", (), {"chat_template": None})(), (("user", "Hi"),), "m")
+
+
+def plan(tmp_path, name="vllm-choice", **changes):
+    files = write_files(tmp_path, {"base": [0.0, 1.0, 2.0], "tuned": [1.0, 0.5, 2.5]})
+    profile = load_profile(name, model=f"{LOCAL}tiny@0").model_copy(update=changes)
+    return make_plan("pairwise", profile, read_answers(files))
+
+
+def test_a_local_judge_gives_the_probabilities_of_its_labels(judge, engine, tmp_path):
+    made = plan(tmp_path)
+    outcome = run_locally(made, tmp_path / "out", judge, lambda *said: None)
+    assert (outcome.asked, len(outcome.verdicts)) == (6, 6)
+    for call, verdict in zip(made.calls, outcome.verdicts, strict=True):
+        ids = torch.tensor([chat_ids(engine.tokenizer, call.messages, "tiny")])
+        with engine.resident.activate("base") as model, torch.inference_mode():
+            logits = model(ids).logits[0, -1].double()
+        a, b = (logits[engine.tokenizer.encode(label, add_special_tokens=False)[0]] for label in "AB")
+        second = float(torch.sigmoid(b - a))
+        assert verdict.value == pytest.approx(second if call.first == "a" else 1 - second, abs=1e-5)
+    again = run_locally(made, tmp_path / "out", judge, lambda *said: None)
+    assert (again.asked, again.known) == (0, 6)
+    assert again.verdicts == outcome.verdicts
+
+
+def test_a_text_without_a_verdict_is_asked_for_once(judge, tmp_path):
+    made = plan(tmp_path, "openai-text")
+    outcome = run_locally(made, tmp_path / "out", judge, lambda *said: None)
+    assert [verdict.value for verdict in outcome.verdicts] == [None] * 6
+    assert run_locally(made, tmp_path / "out", judge, lambda *said: None).asked == 0
+
+
+def test_what_a_local_judge_cannot_do_is_said(judge, tmp_path):
+    with pytest.raises(InputError, match="function calls, which a local model does not"):
+        run_locally(plan(tmp_path, "openai-tool"), tmp_path / "out", judge, lambda *said: None)
+    long = plan(tmp_path, labels=JudgeLabels(first="A", second="B"))
+    files = write_files(tmp_path, {"base": [0.0], "tuned": [1.0]})
+    rows = json.loads(files["base"].read_text("utf-8"))
+    rows[0]["output"] = "word " * 9000
+    files["base"].write_text(json.dumps(rows), "utf-8")
+    made = make_plan("pairwise", long.profile, read_answers(files))
+    with pytest.raises(InputError, match="does not fit its context"):
+        run_locally(made, tmp_path / "out2", judge, lambda *said: None)
+
+
+def test_answers_judged_by_the_command_line_without_any_server(
+    run_cli, tiny_llama, tiny_adapter, tmp_path: Path
+):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(
+        "".join(json.dumps({"instruction": f"Question {i}?"}) + "\n" for i in range(3)), "utf-8"
+    )
+    result = run_cli(
+        "judge",
+        "answers",
+        "--base",
+        tiny_llama,
+        "--adapter",
+        f"tuned={tiny_adapter}",
+        "--suite",
+        "pairwise",
+        "--questions",
+        questions,
+        "--temperature",
+        0.9,
+        "--max-new-tokens",
+        8,
+        "--out",
+        tmp_path / "a",
+        "-q",
+    )
+    assert result.status == 0, result
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["base.jsonl", "tuned.jsonl"]
+    assert list(read_questions(questions)) == list(
+        read_answers({"base": tmp_path / "a" / "base.jsonl"})[0].answers
+    )
+    options = [
+        "judge",
+        "run",
+        "--suite",
+        "pairwise",
+        "--judge",
+        "vllm-choice",
+        "--judge-model",
+        f"local:{tiny_llama}",
+        "--answers",
+        f"base={tmp_path}/a/base.jsonl",
+        "--answers",
+        f"tuned={tmp_path}/a/tuned.jsonl",
+    ]
+    result = run_cli(*options, "--out", tmp_path / "judged", "--json", "-q")
+    assert result.status == 0, result
+    (pair,) = json.loads(result.stdout)["pairs"]
+    assert (pair["a"], pair["b"], pair["n"]) == ("base", "tuned", 3)
+    assert pair["judge"].startswith(f"local:{tiny_llama.name}@")
+    # The answers are kept as they are.
+    before = (tmp_path / "a" / "base.jsonl").read_bytes()
+    run_cli("judge", "answers", "--base", tiny_llama, "--out", tmp_path / "a", "-q", "--limit", 1)
+    assert (tmp_path / "a" / "base.jsonl").read_bytes() == before
+
+
+def test_the_pairwise_suite_needs_questions(run_cli, tiny_llama, tmp_path):
+    result = run_cli("judge", "answers", "--base", tiny_llama, "--suite", "pairwise", "--out", tmp_path / "a")
+    assert result.status == 2
+    assert "give --questions FILE" in result.stderr
