@@ -35,7 +35,7 @@ from lora_eval.exporters.plan import Plan, make_plan
 from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.exporters.weights import dtype_code
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.models import NF4
+from lora_eval.models import NF4, read_lineage
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
 from lora_eval.records.export import MergeAudit
@@ -66,9 +66,11 @@ class MergeExporter:
             raise InputError("export merge: needs the adapter to merge; give --adapter DIR")
         others = [Path(path) for path in request.options.get("others") or ()]
         combination = read_combination(request.options, len(others) + 1)
-        lineage = lineage_of(request.base, request.adapter)
         if others:
+            lineage = lineage_of(request.base, request.adapter)
             request, lineage = combined_request(request, others, combination, lineage)
+        else:
+            lineage = _known(request)
         return _merge(request, lineage, started)
 
 
@@ -86,7 +88,7 @@ class BaseExporter:
             ModelError: the base cannot be read, or nothing says how it was quantized.
         """
         started = time.perf_counter()
-        lineage = lineage_of(request.base, request.adapter)
+        lineage = _known(request)
         trained = _quantization(request, lineage)
         if not trained:
             raise ModelError(
@@ -109,6 +111,11 @@ class BaseExporter:
         kept = lineage_of(request.base, None)
         seconds = time.perf_counter() - started
         return extend(kept, only, kind="base", arguments=arguments, seconds=seconds)
+
+
+def _known(request: ExportRequest) -> Lineage:
+    """Return the stored lineage, or an empty one: digests of the files are computed during the merge."""
+    return read_lineage(request.adapter or request.base) or Lineage(variants=())
 
 
 def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
@@ -136,6 +143,7 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
     audit = check_audit(audit.model_copy(update={"notes": (*audit.notes, *said)}))
     write_record(request.out / AUDIT, audit)
     arguments = _summary(audit) | {"quantization": trained, "licence": licence_of(request.base)}
+    lineage = lineage if lineage.variants else lineage_of(request.base, request.adapter)
     if trained:
         lineage = lineage.model_copy(update={"quantization": trained})
     return extend(lineage, request, kind="merged", arguments=arguments, seconds=time.perf_counter() - started)
