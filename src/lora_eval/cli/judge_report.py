@@ -25,6 +25,10 @@ from lora_eval.cli.judge_options import SUITES
     "--df-gamed", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="alpaca-eval: its df_gamed.csv, for its own length-controlled win rate too.",
 )  # fmt: skip
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="mt-bench: write the categories as a radar picture, in SVG.",
+)  # fmt: skip
 @click.option("--level", type=click.FloatRange(0.5, 1.0, max_open=True), default=0.95, show_default=True,
               help="Level of the intervals.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
@@ -34,6 +38,7 @@ def report(
     more: tuple[Path, ...],
     base: str | None,
     df_gamed: Path | None,
+    figure: Path | None,
     level: float,
     as_json: bool,
 ) -> None:
@@ -46,11 +51,17 @@ def report(
     """
     from lora_eval.judges.report import build_report
 
-    if suite != "mt-bench" and base is not None:
-        raise click.UsageError("--base belongs to --suite mt-bench")
+    if suite != "mt-bench" and (base is not None or figure is not None):
+        raise click.UsageError("--base and --figure belong to --suite mt-bench")
     if suite != "alpaca-eval" and df_gamed is not None:
         raise click.UsageError("--df-gamed belongs to --suite alpaca-eval")
     found = build_report(suite, [*files, *more], base=base, df_gamed=df_gamed, level=level)  # type: ignore[arg-type]
+    if figure is not None:
+        from lora_eval.judges.radar import radar
+        from lora_eval.schema import write_text
+
+        write_text(figure, radar(found))
+        click.echo(f"wrote {figure}", err=True)
     if as_json:
         from lora_eval.schema import dump_record
 

@@ -42,7 +42,7 @@ def length_adjusted(
     beta = fit(design, scores, np.ones(len(scores)))
     if np.abs(beta).max() >= LARGEST:
         return undefined(level, "no finite fit: one arm wins everywhere, or length alone decides who wins")
-    drawn = _resampled(design, scores, labels, units, resamples)
+    drawn = _resampled(design, scores, labels, beta, resamples)
     error = float(np.std(drawn, ddof=1))
     low, high = (float(beta[0]),) * 2
     if error > 0.0:
@@ -61,16 +61,16 @@ def length_adjusted(
 
 
 def _resampled(
-    design: Values, scores: Values, labels: NDArray[np.int64], units: int, resamples: int
+    design: Values, scores: Values, labels: NDArray[np.int64], beta: Values, resamples: int
 ) -> Values:
     """beta0 of each bootstrap sample of units."""
-    generator = np.random.default_rng(_SEED)
+    generator, units = np.random.default_rng(_SEED), int(labels.max()) + 1
     found = []
     size = max(1, _BATCH // len(scores))
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         weights = generator.multinomial(units, np.full(units, 1.0 / units), size=count).astype(np.float64)
-        found.append(fit(design, scores, weights[:, labels])[:, 0])
+        found.append(fit(design, scores, weights[:, labels], start=beta)[:, 0])
     return np.concatenate(found)
 
 

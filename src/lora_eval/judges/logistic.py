@@ -14,15 +14,16 @@ _LARGEST_STEP = 4.0
 LARGEST = 15.0
 
 
-def fit(design: Values, labels: Values, weights: Values) -> Values:
+def fit(design: Values, labels: Values, weights: Values, start: Values | None = None) -> Values:
     """Return the coefficients that maximise sum_i w_i (y_i log p_i + (1 - y_i) log(1 - p_i)), p = sigma(X b).
 
     `design` is (n, k) of full rank, `labels` (n,) in 0..1. `weights` is (n,), or (samples, n) for that many
     fits at once; the result is (k,) or (samples, k). Where no finite maximum exists, a coefficient stops
-    at 15. Reference: `statsmodels` GLM, family Binomial, `var_weights`.
+    at 15. `start` (k,) saves steps where the maximum is near it. Reference: `statsmodels` GLM, family
+    Binomial, `var_weights`.
     """
     batch = np.atleast_2d(weights)
-    coefficients: Values = np.zeros((len(batch), design.shape[1]))
+    coefficients: Values = np.zeros((len(batch), design.shape[1])) + (0.0 if start is None else start)
     for _ in range(_STEPS):
         chance = probability(coefficients @ design.T)  # (samples, n)
         gradient = (batch * (labels - chance)) @ design  # (samples, k)
