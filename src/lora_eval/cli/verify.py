@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from lora_eval.records import Verification
+    from lora_eval.verify import Options
 
 _ARM = "[NAME=][KIND:]PATH[@REV]"
 
@@ -102,7 +103,7 @@ def command(
         raise click.UsageError("--store and --no-store exclude each other")
     with progress_bar(not (silent or as_json)) as progress, quiet(verbose):
         from lora_eval.evaluate import open_suite
-        from lora_eval.verify import Options, default_folder, parse_arm_path, parse_tolerance, verify
+        from lora_eval.verify import parse_arm_path, verify
 
         _, path, revision = parse_arm(base) if base else (None, "", None)
         folder = resolve_model(path, revision) if base else None
@@ -112,21 +113,24 @@ def command(
             parse_arm_path(candidate, folder, option="--candidate"),
             prompts,
             out,
-            Options(
-                samples=options["samples"],
-                new_tokens=options["new_tokens"],
-                expected=options["expect"],
-                tolerance=parse_tolerance(options["tolerances"]),
-                dtype=options["dtype"],
-                quantize=options["quantize"],
-                margin=options["margin"],
-                store=None if options["no_store"] else options["store"] or default_folder(),
-            ),
+            _chosen(options),
             progress,
             suite=open_suite(suites, limit=options["limit"]) if suites else None,
         )
     print_verification(record, out, as_json=as_json, silent=silent)
     return 0 if record.passed else 3
+
+
+def _chosen(options: dict[str, Any]) -> Options:
+    """The stage's options from the command's."""
+    from lora_eval.verify import Options, default_folder, parse_tolerance
+
+    return Options(
+        **{name: options[name] for name in ("samples", "new_tokens", "dtype", "quantize", "margin")},
+        expected=options["expect"],
+        tolerance=parse_tolerance(options["tolerances"]),
+        store=None if options["no_store"] else options["store"] or default_folder(),
+    )
 
 
 def print_verification(record: Verification, out: Path, *, as_json: bool, silent: bool) -> None:

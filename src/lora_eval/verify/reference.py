@@ -39,7 +39,7 @@ from lora_eval.verify.suite_items import AnySuite, Recorder, loaded
 FLOOR_PROMPTS = 32
 _HEADER = "reference.json"
 _SUITE = "suite"
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel")
+_PACKAGES = ("lora-eval", "torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel")
 Change = Callable[[Resident], Resident]
 
 
