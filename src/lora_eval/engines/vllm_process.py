@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ Heard = Callable[[int, Told], None]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM 0.32 takes as max_lora_rank
 # Requests that vLLM knows before it begins: enough to fill its batches, and few to hold in memory.
 _WAVE = 1024
+_MORE = 4  # lines of an error that are read
+_PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?(ERROR|WARNING|INFO) .*?\] ?")  # of vLLM's log lines
 _NOISE = re.compile(r"Worker failed with error '(.+?)', please check|(\w*(?:Error|Exception): .+)")
 
 
@@ -194,9 +196,12 @@ def last_error(log: Path) -> str:
     """Return the last error that vLLM's processes wrote, or an empty text."""
     found = ""
     if log.is_file():
-        for line in log.read_text("utf-8", errors="replace").splitlines():
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+        for place, line in enumerate(lines):
             if match := _NOISE.search(line):
                 text = (match[1] or match[2]).strip().removeprefix("RuntimeError: ")
+                following = (_PREFIX.sub("", line) for line in lines[place + 1 : place + _MORE])
+                text = _with_reasons(text, following)
                 # "see above" of an outer process says less than what stands above.
                 found = found if "root cause" in text and found else text
     return found[:500]
@@ -235,4 +240,18 @@ def _told(output: Any) -> Told:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return _with_reasons(*_parted(text)) if text else type(error).__name__
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    first, *following = text.splitlines()
+    return first, following[: _MORE - 1]
+
+
+def _with_reasons(first: str, following: Iterable[str]) -> str:
+    """Return an error's first line, with the next ones where these hold the reason (kernels one by one, and
+    what pydantic says).
+    """
+    if not first.rstrip().endswith(":") and "validation error" not in first:
+        return first
+    return " ".join([first.strip(), *(line.strip() for line in following)])[:500]
