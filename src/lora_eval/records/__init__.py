@@ -24,6 +24,7 @@ from lora_eval.records.judge_profile import (
     JudgePrice,
     JudgeProfile,
     JudgeTimeout,
+    UpstreamParser,
 )
 from lora_eval.records.judging import (
     AlpacaScore,
@@ -50,7 +51,14 @@ from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
 from lora_eval.records.training import LossPoint, ReloadCheck, RowCounts, TrainingLog
 from lora_eval.records.variant import Lineage, Step, Variant, VariantKind
-from lora_eval.records.verification import Divergence, Verification
+from lora_eval.records.verification import (
+    Divergence,
+    PerplexityRatio,
+    StoredFloor,
+    StoredReference,
+    SuiteCheck,
+    Verification,
+)
 
 __all__ = [
     "AlpacaScore",
@@ -92,6 +100,7 @@ __all__ = [
     "Pair",
     "PairCounts",
     "PairRate",
+    "PerplexityRatio",
     "Publication",
     "Recipe",
     "Record",
@@ -104,7 +113,10 @@ __all__ = [
     "Sequential",
     "SequentialTask",
     "Step",
+    "StoredFloor",
+    "StoredReference",
     "Strength",
+    "SuiteCheck",
     "SuitePair",
     "SuiteScore",
     "TaskComparison",
@@ -112,6 +124,7 @@ __all__ = [
     "TaskResult",
     "TensorAudit",
     "TrainingLog",
+    "UpstreamParser",
     "VariancePart",
     "Variant",
     "VariantKind",
