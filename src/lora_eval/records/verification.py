@@ -113,8 +113,8 @@ class StoredReference(Record):
     """`reference.json` of stored logits: what a candidate is compared with when the reference is not opened.
 
     `key` is what decides the logits; `vocabulary` counts the next tokens told apart, of which `kept` were
-    stored for each place, with `tail_samples` drawn from the rest (0: all are stored). `prompts` are the token
-    ids of the prompts and `stop_ids` where generation ends.
+    stored for each place, with `tail_samples` drawn from the rest (0: all are stored). `prompts` are the
+    prompts' token ids, and `stop_ids` are where generation ends.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
