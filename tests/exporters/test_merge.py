@@ -386,3 +386,32 @@ print(max(seen) - seen[0])
     assert size > 130
     grown = int(done.stdout.split()[-1])
     assert grown < size / 2
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning", "ignore:.*tied:UserWarning")
+def test_metadata_stays_and_an_untied_head_is_in_the_index(tmp_path):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    save_tiny_llama(tmp_path / "whole", num_hidden_layers=1)
+    save_tiny_adapter(tmp_path / "whole", tmp_path / "adapter", target_modules=["lm_head"])
+    base = shutil.copytree(
+        tmp_path / "whole", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    load(tmp_path / "whole").save_pretrained(base, max_shard_size="60KB")
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    index["metadata"] |= {"made_by": "someone"}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    first = sorted(base.glob("*.safetensors"))[0]
+    save_file(load_file(first), first, {"format": "pt", "origin": "here"})
+    merge(tmp_path, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert found["metadata"]["made_by"] == "someone"
+    assert found["weight_map"].keys() - index["weight_map"].keys() == {"lm_head.weight"}
+    assert found["metadata"]["total_size"] == index["metadata"]["total_size"] + 320 * 64 * 4
+    with safe_open(tmp_path / "out" / first.name, framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "origin": "here"}
+    model = load(tmp_path / "out")
+    assert torch.equal(model.model.embed_tokens.weight, load(tmp_path / "whole").model.embed_tokens.weight)
+    assert not torch.equal(model.model.embed_tokens.weight, model.lm_head.weight)
