@@ -24,7 +24,6 @@ from lora_eval.records.judge_profile import (
     JudgePrice,
     JudgeProfile,
     JudgeTimeout,
-    UpstreamParser,
 )
 from lora_eval.records.judging import (
     AlpacaScore,
@@ -124,7 +123,6 @@ __all__ = [
     "TaskResult",
     "TensorAudit",
     "TrainingLog",
-    "UpstreamParser",
     "VariancePart",
     "Variant",
     "VariantKind",
