@@ -189,10 +189,8 @@ class StubJudge:
                 labels = function["parameters"]["properties"]["verdict"]["enum"]
                 verdict = {"explanation": "so", "verdict": labels[min(place, len(labels) - 1)]}
             else:  # alpaca_eval's
-                ranks = [
-                    {"model": "model_1", "rank": 1 + (place == 1)},
-                    {"model": "model_2", "rank": 2 - (place == 1)},
-                ]
+                names = ("m", "M") if '"M"' in prompt else ("model_1", "model_2")
+                ranks = [{"model": names[side], "rank": 1 + (place != side)} for side in (0, 1)]
                 verdict = {"ordered_models": ranks}
             call = {
                 "id": "c",

@@ -105,6 +105,7 @@ def test_one_verdict_has_no_error(write_rows):
     (score,) = report_preferences(read_preferences([write_rows([row(2)])]), []).models.values()
     assert (score.win_rate, score.standard_error, score.ci_low, score.p_value) == (100.0, None, None, None)
     assert score.length_adjusted.win_rate is None
+    assert score.reason == "1 independent item: the spread is unknown"
     assert "prompts" in score.length_adjusted.reason
 
 

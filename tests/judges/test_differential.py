@@ -34,7 +34,15 @@ json.dump([[row["instruction"], row["preference"]] for row in annotations], open
 
 
 @pytest.mark.slow
-def test_preferences_equal_alpaca_evals(run_python, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("config", "judge"),
+    [
+        ("weighted_alpaca_eval_gpt4_turbo", "alpaca-logprob"),
+        ("weighted_alpaca_eval_gpt4_turbo", "alpaca_eval:weighted_alpaca_eval_gpt4_turbo"),
+        ("alpaca_eval_gpt4_turbo_fn", "alpaca_eval:alpaca_eval_gpt4_turbo_fn"),
+    ],
+)
+def test_preferences_equal_alpaca_evals(run_python, tmp_path: Path, config, judge):
     """30 pairs, one of them equal answers; the judge prefers the first; the order is alpaca_eval's draw."""
     pytest.importorskip("sklearn")
     generator = np.random.default_rng(0)
@@ -51,11 +59,11 @@ def test_preferences_equal_alpaca_evals(run_python, tmp_path: Path):
             "OPENAI_CLIENT_CONFIG_PATH": str(tmp_path / "client.yaml"),
             "PYTHONPATH": str(CHECKOUT),
         }
-        config, out = "weighted_alpaca_eval_gpt4_turbo", tmp_path / "theirs.json"
+        out = tmp_path / "theirs.json"
         done = run_python("-c", UPSTREAM, files["tuned"], files["base"], config, out, env=environment)
         assert done.status == 0, done.stderr[-3000:]
         theirs_calls = stub.calls
-        plan = plan_of(files, stub.url, "alpaca-logprob", suite="alpaca-eval", orders="alpaca")
+        plan = plan_of(files, stub.url, judge, suite="alpaca-eval", orders="alpaca")
         ours = preferences(last_replies(run_plan(plan, tmp_path / "out", max_cost=None).verdicts))
         assert stub.calls - theirs_calls == theirs_calls == 29
         assert 5 < sum(call.first == "b" for call in plan.calls) < 25

@@ -8,6 +8,7 @@ Hub. All of it is undone here, and the table is the file that was given.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import logging
@@ -15,8 +16,9 @@ import math
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,35 @@ def length_controlled(annotations: Sequence[dict[str, Any]], df_gamed: Path) -> 
     return LengthControlled(
         float(found["length_controlled_winrate"]), None if math.isnan(spread) else spread, note
     )
+
+
+@cache
+def completion_parser(function: str) -> Callable[..., list[Any]]:
+    """Return one of alpaca_eval's parsers of completions.
+
+    Raises:
+        MissingExtraError: alpaca_eval is not installed.
+    """
+    with _contained():
+        parsers = require("alpaca_eval.completion_parsers", "judge")
+    found: Callable[..., list[Any]] = getattr(parsers, function)
+    return found
+
+
+def read_preference(function: str, arguments: Mapping[Any, Any], completion: Any) -> float | None:
+    """Return what alpaca_eval's parser reads: 1 (the first is better) to 2; None where it reads nothing."""
+    parser = completion_parser(function)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # it logs every completion that it cannot read
+    try:
+        (found,) = parser(completion, **copy.deepcopy(dict(arguments)))
+    except Exception:  # whatever a parser makes of a hostile text, it is no verdict
+        return None
+    finally:
+        logging.disable(disabled)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not (found == 0 or 1 <= found <= 2):
+        return None
+    return 1.5 if found == 0 else float(found)
 
 
 def check_table(path: Path) -> str:

@@ -79,6 +79,7 @@ def _score(name: str, group: Sequence[Preference], level: float) -> AlpacaScore:
         baseline=group[0].baseline,
         judge=group[0].judge,
         length_adjusted=_adjusted([row for _, row in judged], scores, level),
+        reason=estimate.reason,
     )
 
 

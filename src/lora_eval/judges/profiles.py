@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lora_eval.errors import InputError, PluginError, RecordError
+from lora_eval.judges.evaluators import PREFIX, evaluator_profile
 from lora_eval.records import JudgeProfile
 from lora_eval.registry import list_plugins, load_plugin, looks_like_path
 from lora_eval.resources import resource_folder
@@ -90,6 +91,8 @@ def identity(profile: JudgeProfile, prompt: str) -> str:
 
 def _find(name: str) -> JudgeProfile:
     known = packaged_profiles()
+    if name.startswith(PREFIX):
+        return evaluator_profile(name.removeprefix(PREFIX))
     if looks_like_path(name):
         return _read(Path(name))
     if name in known:

@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 
 from lora_eval.errors import InputError, RecordError
+from lora_eval.judges.evaluators import PREFIX, evaluator_folder
 from lora_eval.judges.mt_bench import Messages, Question, judge_messages, judge_prompts
-from lora_eval.resources import package_folder, resource_folder
+from lora_eval.resources import resource_folder
 from lora_eval.schema import load_yaml, suggest
 
 _MT_BENCH = "mt-bench"
-_UPSTREAM = "alpaca_eval:"
 # alpaca_eval's templates name their slots otherwise.
 _SLOT = re.compile(r"\{(question|answer_a|answer_b|instruction|output_1|output_2)\}")
 _NAMES = {"instruction": "question", "output_1": "answer_a", "output_2": "answer_b"}
@@ -82,12 +82,13 @@ def load_template(name: str) -> Template:
     """Return the template that a profile names.
 
     Raises:
-        InputError: there is none of that name, alpaca_eval is not installed, or the file is no prompt.
+        InputError: there is none of that name, or the file is no prompt.
+        MissingExtraError: it is alpaca_eval's, which is not installed.
     """
     if name == _MT_BENCH:
         return Template(name, ())
-    if name.startswith(_UPSTREAM):
-        return Template(name, split_turns(_read_upstream(name.removeprefix(_UPSTREAM)), name))
+    if name.startswith(PREFIX):
+        return Template(name, split_turns(_read_upstream(name.removeprefix(PREFIX)), name))
     folder = resource_folder("templates") / "judges" / "prompts"
     path = Path(name) if "/" in name or name.endswith(".yaml") else folder / f"{name}.yaml"
     if not path.is_file():
@@ -110,12 +111,7 @@ def split_turns(text: str, source: str) -> Messages:
 
 def _read_upstream(file: str) -> str:
     try:
-        path = package_folder("alpaca_eval") / "evaluators_configs" / file
-        return path.read_text("utf-8")
-    except InputError:
-        raise InputError(
-            f"the prompt {file} is alpaca_eval's; install it with: pip install 'lora-eval[judge]'"
-        ) from None
+        return (evaluator_folder() / file).read_text("utf-8")
     except OSError as error:
         raise InputError(f"alpaca_eval has no prompt {file}: {error.strerror}") from error
 

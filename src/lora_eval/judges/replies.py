@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_eval.judges.ratings import parse_five, parse_pair, parse_rating
-from lora_eval.records import JudgeLabels, JudgeProfile
+from lora_eval.records import JudgeLabels, JudgeProfile, UpstreamParser
 
 TOOL = "give_verdict"
 _PROMETHEUS = re.compile(r"\[RESULT\]\s*\(?([AB])\b")
@@ -64,6 +64,8 @@ def _verdict(
 ) -> tuple[float | None, str]:
     if not choice:
         return None, "the reply has no choice"
+    if profile.upstream is not None:
+        return _from_upstream(profile.upstream, choice, message, text)
     if profile.labels and profile.verdict == "tool":
         return _from_tool(message, profile.labels)
     if profile.labels and profile.verdict == "logprob":
@@ -76,6 +78,23 @@ def _verdict(
     if value is None and choice.get("finish_reason") == "length":
         return None, "the reply was cut off before its verdict; raise params.max_tokens"
     return value, "the text has no verdict"
+
+
+def _from_upstream(
+    parser: UpstreamParser, choice: Mapping[str, Any], message: Mapping[str, Any], text: str
+) -> tuple[float | None, str]:
+    """What alpaca_eval's own parser says, of the choice or its text (a function's arguments are text to
+    it).
+    """
+    from lora_eval.judges.alpaca import read_preference
+
+    said = _tool_arguments(message) or text or " "
+    whole = {**choice, "text": said}
+    preference = read_preference(parser.function, parser.arguments, whole if parser.whole else said)
+    return (
+        None if preference is None else preference - 1.0,
+        f"alpaca_eval's {parser.function} reads no verdict in it",
+    )
 
 
 def _from_text(profile: JudgeProfile, text: str) -> float | None:

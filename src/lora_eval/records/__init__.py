@@ -24,6 +24,7 @@ from lora_eval.records.judge_profile import (
     JudgePrice,
     JudgeProfile,
     JudgeTimeout,
+    UpstreamParser,
 )
 from lora_eval.records.judging import (
     AlpacaScore,
@@ -123,6 +124,7 @@ __all__ = [
     "TaskResult",
     "TensorAudit",
     "TrainingLog",
+    "UpstreamParser",
     "VariancePart",
     "Variant",
     "VariantKind",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from lora_eval.records.base import Record
 
 Verdict = Literal["text", "logprob", "choice", "tool"]
-Parser = Literal["rating", "letter", "five", "label", "prometheus"]
+Parser = Literal["rating", "letter", "five", "label", "prometheus", "alpaca_eval"]
 
 
 class JudgeParams(Record):
@@ -54,6 +54,19 @@ class JudgeLabels(Record):
     tie: str | None = None
 
 
+class UpstreamParser(Record):
+    """One of alpaca_eval's completion parsers, with its arguments. `whole`: it reads the choice, not its
+    text.
+    """
+
+    function: Literal[
+        "regex_parser", "lmsys_parser", "ranking_parser", "json_parser", "eval_parser", "logprob_parser",
+        "pipeline_meta_parser",
+    ]  # fmt: skip
+    arguments: dict[Any, Any] = Field(default_factory=dict)
+    whole: bool = False
+
+
 class JudgeProfile(Record):
     """How one judge is asked.
 
@@ -76,6 +89,7 @@ class JudgeProfile(Record):
     parser: Parser
     rule: Literal["fastchat", "strict"] = "strict"
     labels: JudgeLabels | None = None
+    upstream: UpstreamParser | None = None
     params: JudgeParams = JudgeParams()
     price: JudgePrice | None = None
     limits: JudgeLimits = JudgeLimits()
@@ -86,6 +100,8 @@ class JudgeProfile(Record):
     def _fits(self) -> JudgeProfile:
         if (self.parser == "label" or self.verdict != "text") and self.labels is None:
             raise ValueError(f"verdict {self.verdict} with parser {self.parser} needs labels")
+        if (self.parser == "alpaca_eval") != (self.upstream is not None):
+            raise ValueError(f"parser {self.parser} and upstream do not fit: parser alpaca_eval needs it")
         if (self.parser == "rating") != (self.mode == "single"):
             raise ValueError(f"parser {self.parser} does not fit mode {self.mode}")
         if self.verdict != "text" and self.parser != "label":
