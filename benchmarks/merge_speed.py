@@ -2,8 +2,8 @@
 
     python benchmarks/merge_speed.py --work DIR [--shape 7b|3b|1b] [--rounds 1] [--layers 4] [--peft]
 
-Makes a random-weight Llama of that shape in bfloat16 (7b: 13.5 GB; DIR needs twice that) and a LoRA of rank 16
-on all its linear layers, both deleted at the end. Every step runs in a process of its own, with the base's
+Makes a random-weight Llama of that shape in bfloat16 (7b: 13.5 GB; DIR needs twice that) and a LoRA of rank
+16 on all its linear layers, both deleted at the end. Every step runs in a process of its own, with the base's
 pages dropped from the cache before it and its files on the disk (fsync) at its end. Prints wall and processor
 seconds and the peak of memory that no file backs, imports included, and what bitsandbytes' quantize_4bit
 takes for the tensors of `--layers` layers, scaled to all. `--peft` loads the whole model into memory.
@@ -171,8 +171,8 @@ def quantize(base: Path, layers: int) -> None:
     scale = count / layers
     print(
         f"bitsandbytes quantize_4bit on {torch.get_num_threads()} threads, {layers} of {count} blocks "
-        f"({elements / 1e9:.2f}e9 values): {wall:.1f} s wall, {cpu:.1f} s CPU; all blocks: {wall * scale:.0f} s "
-        f"wall, {cpu * scale:.0f} s CPU",
+        f"({elements / 1e9:.2f}e9 values): {wall:.1f} s wall, {cpu:.1f} s CPU; all blocks: "
+        f"{wall * scale:.0f} s wall, {cpu * scale:.0f} s CPU",
         flush=True,
     )
 
@@ -186,8 +186,8 @@ def make_base(folder: Path, shape: dict[str, int]) -> int:
     from tests.conftest import save_tiny_tokenizer
 
     save_tiny_tokenizer(folder)
-    config = LlamaConfig(vocab_size=32000, dtype="bfloat16", eos_token_id=257, architectures=["LlamaForCausalLM"],
-                         **shape)  # fmt: skip
+    ends = {"vocab_size": 32000, "eos_token_id": 257, "architectures": ["LlamaForCausalLM"]}
+    config = LlamaConfig(dtype="bfloat16", **ends, **shape)
     config.save_pretrained(folder)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)

@@ -13,7 +13,7 @@ from lora_eval.exporters.base_files import BaseFiles
 from lora_eval.exporters.changes import Change, Start, check_finite
 from lora_eval.exporters.drift import DRIFTING, drifted
 from lora_eval.exporters.lora import Adapter, Edit
-from lora_eval.exporters.pieces import Workers, open_workers, row_ranges
+from lora_eval.exporters.pieces import Workers, in_background, open_workers, row_ranges
 from lora_eval.exporters.plan import Output, Plan
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.weights import INDEX, dtype_code, open_writer, read_metadata, write_index
@@ -77,9 +77,12 @@ class Assembler:
                     o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
                 }
                 metadata = read_metadata(self._base.folder / shard)
-                with open_writer(self._out / shard, codes, metadata) as writer:
+                with (
+                    open_writer(self._out / shard, codes, metadata) as writer,
+                    in_background(writer.append) as append,
+                ):
                     for output in outputs:
-                        self._write(output, writer.append, workers)
+                        self._write(output, append, workers)
                 hasher.submit(sha256_file, self._out / shard)
                 weight_map |= dict.fromkeys(codes, shard)
                 size += sum(info.n_bytes(code) for info, code in codes.values())

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 _ELEMENTS = 1 << 18
 _TILE = 16
+_QUEUED = 1 << 28  # bytes
 _AHEAD = 4  # pieces for each thread that may wait for the writer
 
 T = TypeVar("T")
@@ -82,6 +83,38 @@ class Workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def in_background(write: Callable[[str, Any], None]) -> Iterator[Callable[[str, Any], None]]:
+    """Yield a function that hands a piece to one thread, which writes all in order while others compute.
+
+    At most 256 MB wait; a fault of the writer is raised at a later piece, or at the end.
+    """
+    waiting: deque[tuple[int, Future[None]]] = deque()
+    held = 0
+
+    def append(name: str, piece: Any) -> None:
+        nonlocal held
+        size = piece.numel() * piece.element_size()
+        waiting.append((size, pool.submit(write, name, piece)))
+        held += size
+        while held > _QUEUED and len(waiting) > 1:
+            finished()
+
+    def finished() -> None:
+        nonlocal held
+        size, future = waiting.popleft()
+        held -= size
+        future.result()
+
+    with ThreadPoolExecutor(1, "write") as pool:
+        try:
+            yield append
+            while waiting:
+                finished()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
