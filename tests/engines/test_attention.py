@@ -101,18 +101,25 @@ def test_a_pack_attends_as_each_path_alone(
                 torch.testing.assert_close(found[0, place].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 9))
-def test_blocks_hold_each_row_once_and_all_it_sees(seed: int, size: int, tokens: int, rows: int) -> None:
+@given(
+    st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), st.sampled_from([3, 512])
+)
+def test_blocks_hold_each_row_once_and_every_token_in_the_strip_of_its_position(
+    seed: int, size: int, tokens: int, rows: int, strip: int
+) -> None:
     tree = _random_tree(seed, size)
     for pack in tree.packs(tokens):
         depths = tree.depths[pack.start : pack.stop]
-        blocks = list(attention._blocks(depths, np.minimum.accumulate(depths), rows))
-        assert [row for first, last, _ in blocks for row in range(first, last)] == list(range(len(depths)))
-        for first, last, origin in blocks:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "_STRIP", strip)
+            blocks = list(attention._blocks(depths, rows))
+        assert [row for first, last in blocks for row in range(first, last)] == list(range(len(depths)))
+        for first, last in blocks:
             assert last - first <= rows
+            ahead = int(depths[first])  # as many columns stand before the block: the ancestors of its first row
             for row in range(first, last):
-                inside = [n - pack.start for n in _ancestors(tree, pack.start + row) if n >= pack.start]
-                assert min(inside) >= origin
+                inside = [n - pack.start for n in _ancestors(tree, pack.start + row) if n - pack.start >= first]
+                assert all((ahead + n - first) // strip == depths[n] // strip for n in inside)
 
 
 def _slots(

@@ -17,13 +17,14 @@ import torch
 from transformers import AttentionInterface
 
 from lora_eval.engines import architecture, products
-from lora_eval.engines.cache import PathCache
+from lora_eval.engines.cache import KeyValue, PathCache
 from lora_eval.engines.tree import Ints, subtree_ends
 
 NAME = "lora_eval"
 # Query rows that are computed together: the fewer, the fewer columns are wasted on what they cannot see; a
 # product of a hundred rows still runs at nearly full rate.
 _ROWS = {"cpu": 128, "cuda": 1024}
+_STRIP = 512  # columns that torch's kernel for CPUs takes at a time (2.13)
 _MORE = {"position_bias", "softcap", "s_aux"}
 
 
@@ -55,7 +56,10 @@ class TreePlan:
         self._depths = depths
         self._attach = np.minimum.accumulate(depths)  # how much of the path each token sees
         self._ends = subtree_ends(depths)
-        self._blocks = list(_blocks(depths, self._attach, _ROWS.get(device.type, _ROWS["cuda"])))
+        rows = _ROWS.get(device.type, _ROWS["cuda"])
+        self._blocks = list(_blocks(depths, rows))
+        # What stands in the pack before a block and is seen from it: the ancestors of its first row.
+        self._before = [np.flatnonzero(self._ends[:first] > first) for first, _ in self._blocks]
         self._masks: dict[int | None, list[torch.Tensor | None]] = {}
 
     def attend(
@@ -72,38 +76,56 @@ class TreePlan:
         kv_heads = key.shape[1]
         group = heads // kv_heads
         if window not in self._masks:
-            self._masks[window] = [self._mask(*block, group, query.dtype, window) for block in self._blocks]
+            blocks = range(len(self._blocks))
+            self._masks[window] = [self._mask(number, group, query.dtype, window) for number in blocks]
         output = query.new_empty(1, rows, heads, value.shape[-1])
-        path = self._cache.path.get(layer)
-        for (first, last, origin), mask in zip(self._blocks, self._masks[window], strict=True):
-            keys, values = key[:, :, origin:last], value[:, :, origin:last]
-            low, high = self._on_path(first, last, window)
-            if low < high and path is not None:
-                keys = torch.cat((path[0][:, :, low:high], keys), dim=2)
-                values = torch.cat((path[1][:, :, low:high], values), dim=2)
+        for number, mask in enumerate(self._masks[window]):
+            first, last = self._blocks[number]
+            keys, values = self._seen(layer, number, key, value, window)
             # The heads that share keys stand as more rows of one head: the keys need not be repeated.
             grouped = query[:, :, first:last].reshape(1, kv_heads, group * (last - first), width)
             found = products.attend(grouped, keys, values, mask, scale)
             output[:, first:last] = found.view(1, heads, last - first, -1).transpose(1, 2)
         return output
 
+    def _seen(
+        self, layer: int, number: int, key: torch.Tensor, value: torch.Tensor, window: int | None
+    ) -> KeyValue:
+        """Keys and values that some row of a block sees, by position: of the path, of the pack before the block,
+        and the block's own.
+        """
+        first, last = self._blocks[number]
+        low, high = self._on_path(first, last, window)
+        path, before = self._cache.path.get(layer), torch.from_numpy(self._before[number]).to(self._device)
+        keys, values = (
+            torch.cat(
+                (
+                    *([] if path is None or low >= high else [path[part][:, :, low:high]]),
+                    *([own[:, :, before]] if len(before) else []),
+                    own[:, :, first:last],
+                ),
+                dim=2,
+            )
+            for part, own in enumerate((key, value))
+        )
+        return keys, values
+
     def _on_path(self, first: int, last: int, window: int | None) -> tuple[int, int]:
         """Return which part of the path some of rows `first` to `last` see."""
         low = 0 if window is None else max(0, int(self._depths[first:last].min()) - window + 1)
         return low, max(low, int(self._attach[first]))
 
-    def _mask(
-        self, first: int, last: int, origin: int, group: int, dtype: torch.dtype, window: int | None
-    ) -> torch.Tensor | None:
-        """What rows `first` to `last` see of the path and of the pack from `origin` on, as 0 or -inf."""
+    def _mask(self, number: int, group: int, dtype: torch.dtype, window: int | None) -> torch.Tensor | None:
+        """Which of the columns of `_seen` each row of a block sees, as 0 or -inf; None where all see all."""
+        first, last = self._blocks[number]
         rows = np.arange(first, last)[:, None]
-        columns = np.arange(origin, last)[None, :]
+        columns = np.concatenate((self._before[number], np.arange(first, last)))
         places = np.arange(*self._on_path(first, last, window))[None, :]
         on_path = places < self._attach[first:last, None]
-        in_pack = (columns <= rows) & (rows < self._ends[None, origin:last])
+        in_pack = (columns <= rows) & (rows < self._ends[None, columns])
         seen = np.concatenate((on_path, in_pack), axis=1)
         if window is not None:
-            depths = np.concatenate((places, self._depths[None, origin:last]), axis=1)
+            depths = np.concatenate((places, self._depths[None, columns]), axis=1)
             seen &= self._depths[first:last, None] - depths < window
         visible = torch.from_numpy(seen)
         if bool(visible.all()):
@@ -112,23 +134,25 @@ class TreePlan:
         return mask.repeat(group, 1).to(self._device)
 
 
-def _blocks(depths: Ints, attach: Ints, rows: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (first row, last row, first column in the pack) so that no row sees beyond its block's columns.
+def _blocks(depths: Ints, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield (first row, row after the last) of at most `rows` rows each.
 
-    Subtrees that begin in the pack are not cut unless they are longer than `rows`.
+    A fused kernel takes `_STRIP` columns at a time and rounds between them, which 16 bits show: a block also
+    ends before a branch whose tokens would stand in another strip than in a sequence of their own.
     """
-    roots = np.flatnonzero(depths == attach).tolist()
-    first = 0
-    for root, after in zip(roots, [*roots[1:], len(depths)], strict=True):
-        if root > first and after - first > rows:
-            yield first, root, first
-            first = root
-        if after - root > rows:
-            for start in range(root, after, rows):
-                yield start, min(start + rows, after), root
-            first = after
+    first = branch = 0
+    before = -1
+    for row, depth in enumerate(depths.tolist()):
+        if depth <= before:
+            branch = row
+        before = depth
+        column = int(depths[first]) + row - first
+        if row - first == rows or (column // _STRIP != depth // _STRIP and branch > first):
+            cut = row if row - first == rows else branch
+            yield first, cut
+            first = cut
     if first < len(depths):
-        yield first, len(depths), first
+        yield first, len(depths)
 
 
 _current: list[Plan] = []

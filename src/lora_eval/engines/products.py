@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear as torch_linear
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from lora_eval.models.deltas import AdaptedLayer, adapted_layer
 
@@ -56,6 +56,8 @@ def attend(
     additive mask (R, C), as (1, heads, R, value width). One head at a time: its scores stay in the cache.
     """
     rows, columns, width = query.shape[2], key.shape[2], query.shape[3]
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        key, value, mask = _whole_lanes(key, value, mask, query)
     if not _gains(query, rows * columns * width, _LEAST_ATTENTION):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     query = query * (width**-0.5 if scale is None else scale)
@@ -92,6 +94,24 @@ class Packed:
             self._weights[id(module)] = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         packed = self._weights.get(id(module), weight)
         return torch.ops.mkldnn._linear_pointwise(x, packed, module.bias, "none", [], "")
+
+
+def _whole_lanes(
+    key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, query: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Keys and values up to a multiple of 16 columns, hidden by the mask.
+
+    torch's fused kernel (2.13) takes another exponential for the columns that do not fill a vector, and 16
+    bits show it: stories260K in bfloat16 was 0.23 nats from lm-eval's log-likelihoods on average, with this
+    0.055 (lm-eval at batch size 64: 0.051).
+    """
+    missing = -key.shape[2] % 16
+    if not missing:
+        return key, value, mask
+    if mask is None:
+        mask = query.new_zeros(query.shape[2], key.shape[2])
+    key, value = (pad(part, (0, 0, 0, missing)) for part in (key, value))
+    return key, value, pad(mask, (0, missing), value=float("-inf"))
 
 
 @contextlib.contextmanager
