@@ -22,7 +22,7 @@ from lora_eval.records import JudgeProfile
 _AGAIN = frozenset({408, 409, 425, 429})
 _STOP = frozenset({401, 402, 403, 404, 405})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
-_SHOWN = 300
+_SHOWN = 500
 # httpcore looks at every connection of a pool at each request: with 64 in one pool that was half of the time.
 _POOL = 8
 

@@ -119,8 +119,8 @@ class LengthAdjusted(Record):
 
 
 class AlpacaScore(Record):
-    """One model against a baseline. Rates are in percent; the interval is of `win_rate`, by Student's t, or None
-    with a `reason`.
+    """One model against a baseline. Rates are in percent; the interval is of `win_rate`, by Student's t, or
+    None with a `reason`.
 
     `avg_length` is in characters, rounded down. `n_invalid` rows have no verdict and are in no figure.
     `length_controlled_winrate` and
