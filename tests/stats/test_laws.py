@@ -25,6 +25,7 @@ from lora_eval.stats import (
     paired_scores,
 )
 from lora_eval.stats.laws import ScaledLaw
+from lora_eval.stats.score_interval import margin_interval, score_interval
 from tests.simulated import make_row, make_run, make_runs, make_suite
 
 
@@ -107,10 +108,12 @@ def test_equivalence_of_scores_is_statsmodels(margin):
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 400), st.floats(0.005, 0.5))
-def test_equivalence_of_rates_is_the_interval_inside_the_margin(wins, losses, ties, margin):
+def test_equivalence_of_rates_is_both_intervals_inside_the_margin(wins, losses, ties, margin):
     a, b = [0] * wins + [1] * losses + [1] * ties, [1] * wins + [0] * losses + [1] * ties
     found = equivalence(paired_binary(a, b), margin)
-    low, high = dirichlet_interval(wins, losses, ties)
+    for low, high in (dirichlet_interval(wins, losses, ties), score_interval(wins, losses, ties, 0.95)):
+        assert not found.equivalent or (low > -margin and high < margin)
+    low, high = margin_interval(DirichletLaw(wins, losses, ties), 0.95)
     assert found.equivalent == (low > -margin and high < margin)
     if abs(found.p_value - 0.025) > 1e-9:
         assert found.equivalent == (found.p_value < 0.025)

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 from lora_eval.records import Pair, TaskComparison
-from lora_eval.stats.laws import DirichletLaw, Law, ScaledLaw, law_of
-from lora_eval.stats.score_interval import score_interval
+from lora_eval.stats.laws import Law, ScaledLaw, law_of
+from lora_eval.stats.score_interval import margin_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,7 @@ def _of_law(law: Law, level: float, *, ratio: bool) -> tuple[float, float]:
     if ratio and isinstance(law, ScaledLaw):
         low, high = law.law.interval(2.0 * level - 1.0)
         return math.exp(low), math.exp(high)
-    low, high = law.interval(2.0 * level - 1.0)
-    score = _score_bounds(law, 2.0 * level - 1.0)
-    return (low, high) if score is None else (min(low, score[0]), max(high, score[1]))
-
-
-def _score_bounds(law: Law, confidence: float) -> tuple[float, float] | None:
-    """The score interval of right-or-wrong items, None for others. The looks of a sequential comparison have
-    it in their laws already.
-    """
-    if isinstance(law, DirichletLaw):
-        return score_interval(law.wins, law.losses, law.ties, confidence)
-    return None
+    return margin_interval(law, 2.0 * level - 1.0)
 
 
 def _gain(difference: float | None, line: TaskComparison) -> float | None:

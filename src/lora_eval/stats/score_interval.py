@@ -1,16 +1,44 @@
-"""Score interval of a paired difference of two rates, for gates on right-or-wrong items.
+"""Score interval of a paired difference of two rates, for margins on right-or-wrong items.
 
 The Dirichlet(1/2) interval is too short where few items change and all of them in one direction: a model that
 really loses 1 % of its answers passes `max_drop: 0.01` on 200 items in 13 % of the runs at level 0.95, not in
-5 %. The score interval keeps the level there (docs/gate.md); a gate takes the wider one of the two.
+5 %. The score interval keeps the level there (docs/gate.md). So whatever is judged against a margin (a gate,
+`not_worse`, equivalence) takes the wider one of the two.
 """
 
 from __future__ import annotations
 
 import math
 
+from lora_eval.stats.laws import Bounds, DirichletLaw, Law
 
-def score_interval(wins: float, losses: float, ties: float, level: float) -> tuple[float, float]:
+
+def margin_interval(law: Law, level: float) -> Bounds:
+    """Return the two-sided interval of a law that is set against a margin: for right-or-wrong items the wider
+    one of the law's own and the score interval. The looks of a sequential comparison have both in their laws.
+    """
+    low, high = law.interval(level)
+    if not isinstance(law, DirichletLaw):
+        return low, high
+    score = score_interval(law.wins, law.losses, law.ties, level)
+    return min(low, score[0]), max(high, score[1])
+
+
+def margin_p(law: Law, margin: float) -> float:
+    """Return the larger one-sided p-value of the difference being -margin or less, and of margin or more: below
+    (1 - level) / 2 exactly where `margin_interval` at that level lies inside the margin.
+    """
+    p_value = max(law.p_above(-margin), law.p_below(margin))
+    if not isinstance(law, DirichletLaw):
+        return p_value
+    from scipy.special import ndtr
+
+    counts = law.wins, law.losses, law.ties
+    scores = score_statistic(-margin, *counts), -score_statistic(margin, *counts)
+    return max(p_value, *(float(ndtr(-score)) for score in scores))
+
+
+def score_interval(wins: float, losses: float, ties: float, level: float) -> Bounds:
     """Return the two-sided interval of p01 - p10 (Tango 1998, Statistics in Medicine 17:891).
 
     It holds the differences that the score test does not reject. Swapping wins and losses mirrors it.

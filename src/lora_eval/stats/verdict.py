@@ -6,7 +6,8 @@ not_worse   not one of these, a margin is stated, and the interval's lower bound
 inconclusive  everything else; the reason names the n that would decide, if one would
 
 The gain is the difference in the metric's better direction. The bound is the one of the two-sided interval
-that is printed, so a `not_worse` at level 0.95 is a one-sided test at 0.025 (ICH E9, section 3.3.2).
+that is printed, so a `not_worse` at level 0.95 is a one-sided test at 0.025 (ICH E9, section 3.3.2). For
+right-or-wrong items the score interval must hold the margin too (see `score_interval`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from typing import Literal
 
 from lora_eval.stats.estimate import Estimate
 from lora_eval.stats.power import needed_n
+from lora_eval.stats.score_interval import margin_interval
 
 FEW_PAIRS = 20
-# Right-or-wrong items: below so many, of which so few changed, a bound against a margin is too hopeful.
-ENOUGH_PAIRS, FEW_CHANGES = 200, 5
 Word = Literal["better", "worse", "not_worse", "inconclusive"]
 
 
@@ -49,15 +49,19 @@ def judge(
     tested = p_adjusted is not None and p_adjusted < 1.0 - estimate.level
     if tested and low is not None and low > 0:
         return Judgement("better", caution, None)
-    safe = margin is not None and low is not None and low > -margin
+    bound = _margin_bound(estimate, low, higher_is_better=higher_is_better)
+    safe = margin is not None and bound is not None and bound > -margin
     if tested and high is not None and high < 0:
         within = f"the drop is within the stated margin of {margin:g}" if safe else None
         return Judgement("worse", _join(within, caution), None)
     if safe:
-        return Judgement("not_worse", _join(caution, _hopeful(estimate)), None)
+        return Judgement("not_worse", caution, None)
     needed = _needed(estimate, higher_is_better, margin, tests)
+    near = None
+    if margin is not None and low is not None and bound is not None and low > -margin:
+        near = f"the score interval reaches {bound:+.2g}, beyond the margin of {margin:g}"
     return Judgement(
-        "inconclusive", _join(estimate.reason, caution, _undecided(estimate, p_adjusted)), needed
+        "inconclusive", _join(estimate.reason, caution, _undecided(estimate, p_adjusted), near), needed
     )
 
 
@@ -86,13 +90,12 @@ def _few(estimate: Estimate) -> str | None:
     return None
 
 
-def _hopeful(estimate: Estimate) -> str | None:
-    """A bound from few changes is too near: simulated, not worse is wrong in up to 6.9 %, not 2.5 %."""
-    if estimate.p_mid is None or estimate.n >= ENOUGH_PAIRS or estimate.changed > FEW_CHANGES:
-        return None
-    return (
-        f"with {estimate.changed} of {estimate.n} items changed the bound is hopeful: more items would tell"
-    )
+def _margin_bound(estimate: Estimate, low: float | None, *, higher_is_better: bool) -> float | None:
+    """The lower bound of the gain that a margin is held against."""
+    if low is None or estimate.law is None:
+        return low
+    ends = margin_interval(estimate.law, estimate.level)
+    return ends[0] if higher_is_better else -ends[1]
 
 
 def _unchanged(estimate: Estimate) -> str | None:
