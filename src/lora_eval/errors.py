@@ -9,6 +9,7 @@ LoraEvalError                   exit status 1: a fault of ours
 |  |- TaskError                 an unknown task, or a task whose data set is not on this machine
 |  |- OutputError               the output folder is not empty, or the disk is full
 |  |- HubError                  the Hub cannot be reached, or refuses what was asked
+|  |- ServerError              a model's server cannot be reached, or does not answer as is needed
 |  |- JudgeError                a judge's endpoint refuses, or keeps failing; the same command goes on
 |  |- PluginError               a plugin is unknown, defined twice, or broken
 |  `- MissingExtraError         an optional library is not installed
@@ -70,6 +71,10 @@ class OutputError(InputError):
 
 class HubError(InputError):
     """The Hub cannot be reached, or refuses what was asked; the message never holds a token."""
+
+
+class ServerError(InputError):
+    """A model's server cannot be reached, or does not answer as is needed; what it answered is stored."""
 
 
 class JudgeError(InputError):
