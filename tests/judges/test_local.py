@@ -154,8 +154,6 @@ def test_answers_judged_by_the_command_line_without_any_server(
         tiny_llama,
         "--adapter",
         f"tuned={tiny_adapter}",
-        "--suite",
-        "pairwise",
         "--questions",
         questions,
         "--temperature",
@@ -190,13 +188,93 @@ def test_answers_judged_by_the_command_line_without_any_server(
     (pair,) = json.loads(result.stdout)["pairs"]
     assert (pair["a"], pair["b"], pair["n"]) == ("base", "tuned", 3)
     assert pair["judge"].startswith(f"local:{tiny_llama.name}@")
-    # The answers are kept as they are.
+    # The answers are kept as they are, and never taken for those of other settings.
     before = (tmp_path / "a" / "base.jsonl").read_bytes()
-    run_cli("judge", "answers", "--base", tiny_llama, "--out", tmp_path / "a", "-q", "--limit", 1)
+    result = run_cli("judge", "answers", "--base", tiny_llama, "--out", tmp_path / "a", "-q", "--limit", 1)
+    assert result.status == 2
+    assert "holds answers of other weights, questions or settings" in result.stderr
     assert (tmp_path / "a" / "base.jsonl").read_bytes() == before
 
 
+def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adapter, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(
+        "".join(json.dumps({"instruction": f"Question {i}?"}) + "\n" for i in range(12)), "utf-8"
+    )
+    out = tmp_path / "out"
+    options = ["judge", "compare", "--base", tiny_llama, "--adapter", tiny_adapter, "--suite", "pairwise"]
+    options += ["--questions", questions, "--temperature", 0.9, "--max-new-tokens", 8, "--out", out]
+    options += ["--judge", "vllm-choice", "--judge-model", f"local:{tiny_llama}"]
+    result = run_cli(*options, "--json")
+    assert result.status == 0, result
+    found = json.loads(result.stdout)
+    (task,) = found["tasks"]
+    (pair,) = task["pairs"]
+    report = json.loads(
+        run_cli("judge", "report", "--suite", "pairwise", "--annotations", out / "judged", "--json").stdout
+    )
+    (rate,) = report["pairs"]
+    assert (task["task"], task["metric"], task["n"]) == ("pairwise", "preference", 12)
+    assert pair["difference"] == pytest.approx(rate["rate"] - 0.5)
+    assert (pair["ci_low"], pair["ci_high"]) == pytest.approx((rate["ci_low"] - 0.5, rate["ci_high"] - 0.5))
+    assert pair["p_value"] == pytest.approx(rate["p_value"])
+    assert {path.name for path in out.iterdir()} >= {
+        "answers",
+        "judged",
+        "runs",
+        "comparison.json",
+        "report.md",
+    }
+    # The same command asks nothing again; the stored comparison is gated and reported like any other.
+    again = run_cli(*options)
+    assert "0 calls made, 24 known before" in again.stderr
+    assert "pairwise" in again.stdout
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("schema: 1\nrules: [{task: pairwise, max_drop: 0.9}]\n", "utf-8")
+    assert run_cli("gate", out, gate).status == 0
+    assert run_cli("report", out).status == 0
+
+
+def test_judge_compare_rates_both_turns_as_one_cluster(
+    run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows
+):
+    from tests.judges.stub import StubJudge
+
+    questions = write_rows(
+        [{"question_id": i, "category": "writing", "turns": ["One?", "Two?"]} for i in range(6)],
+        "questions.jsonl",
+    )
+    with StubJudge() as stub:
+        result = run_cli(
+            "judge",
+            "compare",
+            "--base",
+            tiny_llama,
+            "--adapter",
+            tiny_adapter,
+            "--questions",
+            questions,
+            "--max-new-tokens",
+            4,
+            "--judge",
+            "mtbench-single",
+            "--judge-model",
+            "stub",
+            "--judge-url",
+            stub.url,
+            "--out",
+            tmp_path / "out",
+            "--json",
+        )
+        assert result.status == 0, result
+        (task,) = json.loads(result.stdout)["tasks"]
+        assert (task["task"], task["metric"], task["n"]) == ("mt-bench", "score", 12)
+        assert task["means"] == {"base": 5.0, "adapter": 5.0}
+        assert stub.calls == 24
+
+
 def test_the_pairwise_suite_needs_questions(run_cli, tiny_llama, tmp_path):
-    result = run_cli("judge", "answers", "--base", tiny_llama, "--suite", "pairwise", "--out", tmp_path / "a")
+    options = ["--judge", "openai-text", "--judge-model", "m", "--out", tmp_path / "a"]
+    result = run_cli("judge", "compare", "--base", tiny_llama, "--suite", "pairwise", *options)
     assert result.status == 2
     assert "give --questions FILE" in result.stderr

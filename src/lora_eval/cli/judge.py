@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lora_eval.cli.judge_answers import answers
+from lora_eval.cli.judge_compare import compare
 from lora_eval.cli.judge_report import report
 from lora_eval.cli.judge_run import calibrate, plan, run
 
@@ -21,5 +22,5 @@ def command() -> None:
     """
 
 
-for each in (answers, plan, run, calibrate, report):
+for each in (compare, answers, plan, run, calibrate, report):
     command.add_command(each)

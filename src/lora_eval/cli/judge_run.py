@@ -72,7 +72,7 @@ def run(
     made = read_plan(options)
     if calibration is not None:
         check_calibration(made, calibration)
-    outcome = _run(made, options["judge_model"], out, max_cost, quiet)
+    outcome = ask(made, options["judge_model"], out, max_cost, quiet)
     report = report_verdicts(options["suite"], outcome.verdicts, str(out))
     if as_json:
         from lora_eval.schema import dump_record
@@ -113,15 +113,15 @@ def calibrate(
     from lora_eval.schema import dump_record, write_record
 
     made = measure.calibration_plan(read_profile(judge, judge_model, judge_url), measure.read_pairs(pairs))
-    outcome = _run(made, judge_model, out, max_cost, quiet)
+    outcome = ask(made, judge_model, out, max_cost, quiet)
     found = measure.calibrate(made, outcome.verdicts)
     write_record(out / "calibration.json", found)
     click.echo(dump_record(found) if as_json else calibration_text(found), nl=not as_json)
     return 0 if found.passed else 3
 
 
-def _run(made: Plan, model: str | None, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
-    """Ask, and say on stderr what was done."""
+def ask(made: Plan, model: str | None, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
+    """Return what the plan's judge says, after it was asked; says on stderr what was done."""
     from lora_eval.cli.progress import progress_bar
     from lora_eval.judges.profiles import LOCAL
     from lora_eval.judges.run import run_plan
