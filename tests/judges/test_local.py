@@ -232,6 +232,13 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     gate = tmp_path / "gate.yaml"
     gate.write_text("schema: 1\nrules: [{task: pairwise, max_drop: 0.9}]\n", "utf-8")
     assert run_cli("gate", out, gate).status == 0
+    gated = run_cli(*options, "--gate", gate, "-q")
+    assert (gated.status, json.loads((out / "comparison.json").read_text("utf-8"))["gate"]["verdict"]) == (
+        0,
+        "PASS",
+    )
+    gate.write_text("schema: 1\nrules: [{task: pairwise, min_gain: 0.49}]\n", "utf-8")
+    assert run_cli(*options, "--gate", gate, "-q").status == 3
     assert run_cli("report", out).status == 0
 
 
@@ -278,3 +285,12 @@ def test_the_pairwise_suite_needs_questions(run_cli, tiny_llama, tmp_path):
     result = run_cli("judge", "compare", "--base", tiny_llama, "--suite", "pairwise", *options)
     assert result.status == 2
     assert "give --questions FILE" in result.stderr
+
+
+def test_judge_compare_writes_into_no_folder_of_another_kind(run_cli, tiny_llama, tiny_adapter, tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not lose me", "utf-8")
+    options = ["--judge", "openai-text", "--judge-model", "m", "--out", tmp_path]
+    result = run_cli("judge", "compare", "--base", tiny_llama, "--adapter", tiny_adapter, *options)
+    assert result.status == 2
+    assert "not empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _RUN = "#"  # between an arm and the number of its training run: no arm may have it in its name
 _KINDS = ("merged", "gptq", "awq")
-_OURS = {"comparison.json", "report.md", "report.html", "runs"}
+_OURS = {"comparison.json", "report.md", "report.html", "runs", "answers", "judged"}
 _ROOM = 16 * 2**20  # bytes that must be free: runs and report of a small suite
 
 

@@ -16,12 +16,12 @@ from lora_eval.errors import InputError
 if TYPE_CHECKING:
     from lora_eval.judges.answers import AnswerSet
     from lora_eval.judges.calls import Plan
-    from lora_eval.records import Comparison, JudgeVerdict, LoadedRun, Variant
+    from lora_eval.records import Comparison, Gate, JudgeVerdict, LoadedRun, Variant
 
 
 @click.command(
-    epilog="Writes DIR/answers, DIR/judged, DIR/runs, comparison.json, report.md and report.html. Ends with "
-    "the status of judge run; the same command goes on, and repeats no answer and no finished call."
+    epilog="Writes DIR/answers, DIR/judged, DIR/runs, comparison.json, report.md and report.html. Status: "
+    "that of judge run, or of the gate. The same command goes on, and repeats no answer and no finished call."
 )
 @arm_options
 @judge_options
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
               help="Folder for everything.")  # fmt: skip
 @click.option("--max-cost", type=click.FloatRange(0), metavar="DOLLARS",
               help="Never spend more; needed where the profile has a price.")  # fmt: skip
+@click.option("--gate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Rules that decide the exit status; see `lora-eval gate`.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="End with status 4 where the gate is inconclusive.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout.")
 @click.option("-q", "--quiet", "silent", is_flag=True, help="Print the verdict's sentence only.")
 def compare(
     judge: str, judge_model: str | None, judge_url: str | None, suite: str, out: Path, max_cost: float | None,
-    as_json: bool, silent: bool, **options: Any,
-) -> None:  # fmt: skip
+    gate: Path | None, strict: bool, as_json: bool, silent: bool, **options: Any,
+) -> int:  # fmt: skip
     r"""Let base and adapters answer, and a judge say whose answers are better.
 
     \b
@@ -44,26 +47,40 @@ def compare(
       lora-eval judge compare --base ./base --adapter ./adapter --suite mt-bench \
           --judge mtbench-single --judge-model MODEL --max-cost 2 --out judged
     """
+    from lora_eval.cli.compare_options import check_out, read_gate
+    from lora_eval.cli.gate import exit_status
     from lora_eval.cli.judge_run import ask
-    from lora_eval.cli.progress import progress_bar
     from lora_eval.judges.answers import read_answers
     from lora_eval.judges.calls import make_plan
-    from lora_eval.models.quiet import quiet
 
     if suite != "mt-bench" and options["questions"] is None:
         raise click.UsageError(f"--suite {suite}: give --questions FILE")
+    check_out(out)
+    rules = read_gate(gate, strict=strict)
     profile = read_profile(judge, judge_model, judge_url)
-    asked, arms = read_asked(options), read_arms(options)
-    if not (arms.adapters or arms.others):
-        raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
-    with progress_bar(not (silent or as_json)) as progress, quiet():
-        variants = variants_of(arms)
-        files = write_arms(arms, variants, asked, out / "answers", options, progress)
+    files, variants = _answers(out / "answers", options, shown=not (silent or as_json))
     sets = read_answers(files)
     plan = make_plan(suite, profile, sets)  # type: ignore[arg-type]
     outcome = ask(plan, judge_model, out / "judged", max_cost, silent or as_json)
     runs = judged_runs(plan, outcome.verdicts, sets, variants, options)
-    _show(_conclude(plan, runs, out), out, plan, outcome.verdicts, as_json=as_json, silent=silent)
+    comparison = _conclude(plan, runs, out, rules, gate)
+    _show(comparison, out, plan, outcome.verdicts, as_json=as_json, silent=silent)
+    return exit_status(comparison.gate, strict=strict)
+
+
+def _answers(
+    folder: Path, options: Mapping[str, Any], *, shown: bool
+) -> tuple[dict[str, Path], dict[str, Variant]]:
+    """The file of answers of each arm, and what the arm is."""
+    from lora_eval.cli.progress import progress_bar
+    from lora_eval.models.quiet import quiet
+
+    asked, arms = read_asked(options), read_arms(options)
+    if not (arms.adapters or arms.others):
+        raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
+    with progress_bar(shown) as progress, quiet():
+        variants = variants_of(arms)
+        return write_arms(arms, variants, asked, folder, options, progress), variants
 
 
 def judged_runs(
@@ -104,12 +121,15 @@ def judged_runs(
     return found
 
 
-def _conclude(plan: Plan, runs: Mapping[str, LoadedRun], out: Path) -> Comparison:
-    """Return the comparison, after runs and reports were written."""
+def _conclude(
+    plan: Plan, runs: Mapping[str, LoadedRun], out: Path, rules: Gate | None, source: Path | None
+) -> Comparison:
+    """Return the comparison, gated, after runs and reports were written."""
     from lora_eval.compare import compare_loaded, write_comparison
     from lora_eval.judges.rows import FILTER, metric_of
     from lora_eval.records import EvalSuite, TaskEntry
     from lora_eval.runstore import write_run
+    from lora_eval.stats.gate import gated
 
     name = plan.calls[0].suite
     entry = TaskEntry(task=name, metric=f"{metric_of(plan)},{FILTER}", role="target")
@@ -123,7 +143,11 @@ def _conclude(plan: Plan, runs: Mapping[str, LoadedRun], out: Path) -> Compariso
         title=f"{', '.join(tuned)} against {base} on {name}",
     )
     comparison = comparison.model_copy(update={"created": datetime.now(UTC).isoformat(timespec="seconds")})
-    write_comparison(comparison, runs, out)
+    try:
+        if rules is not None:
+            comparison = gated(comparison, rules, str(source))
+    finally:  # where the gate's file is at fault, what was judged is kept
+        write_comparison(comparison, runs, out)
     return comparison
 
 
