@@ -33,7 +33,7 @@
       const change = gain(i);
       return change === null ? "none" : change > 0 ? "better" : change < 0 ? "worse" : "same";
     };
-    const SIGNS = { better: "▲ better", worse: "▼ worse", same: "= no change", none: "– no score" };
+    const SIGNS = { better: "▲ gained", worse: "▼ lost", same: "= no change", none: "– no score" };
     const number = (value) => (value === null ? "–" : Number.isInteger(value) ? String(value) : value.toPrecision(3));
     const searchable = (i) => {
       texts[i] ??= [leafOf(i).name, String(data.id[i]), data.prompt[i], data.target[i],
@@ -193,8 +193,8 @@
       }
       state.found.sort(orders[get("sort").value]);
       state.shown = 0;
-      get("shown").textContent = `${state.found.length.toLocaleString("en")} items: ${counts.better} better, `
-        + `${counts.worse} worse, ${counts.same} without a change under ${data.arms[state.b]}`
+      get("shown").textContent = `${state.found.length.toLocaleString("en")} items: ${counts.better} gained, `
+        + `${counts.worse} lost, ${counts.same} without a change under ${data.arms[state.b]}`
         + `${counts.none ? `; ${counts.none} without a score` : ""}`;
       get("list").replaceChildren();
       more();

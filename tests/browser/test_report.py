@@ -115,7 +115,7 @@ def test_it_lists_the_changed_items(page, runs):
     found = changed(runs, "base", "adapter")
     assert shown(page) == len(found)
     better = sum(gain > 0 for *_, gain in found)
-    assert f"{better} better, {len(found) - better} worse, 0 without a change" in page.find("#shown").text
+    assert f"{better} gained, {len(found) - better} lost, 0 without a change" in page.find("#shown").text
     assert len(names(page)) == 50
     page.find("#more").click()
     assert len(names(page)) == 100
@@ -125,15 +125,15 @@ def test_filters_by_arms_task_and_direction(page, runs):
     choose(page, "task", "reading")
     found = changed(runs, "base", "adapter", "reading")
     assert shown(page) == len(found)
-    choose(page, "direction", "▼ worse")
+    choose(page, "direction", "▼ lost")
     assert shown(page) == sum(gain < 0 for *_, gain in found)
-    assert set(page.texts("#list .badge")) == {"▼ worse"}
+    assert set(page.texts("#list .badge")) == {"▼ lost"}
     choose(page, "pair", "gptq against adapter")
     assert shown(page) == sum(gain < 0 for *_, gain in changed(runs, "adapter", "gptq", "reading"))
     choose(page, "direction", "all items")
     assert shown(page) == 200
     choose(page, "task", "story")
-    choose(page, "direction", "better or worse")
+    choose(page, "direction", "gained or lost")
     assert "story" in names(page)[0]
 
 
@@ -168,7 +168,7 @@ def test_sorts(page, runs):
 
 def test_an_open_item_shows_both_answers_word_by_word_and_the_choices(page):
     choose(page, "task", "terms")
-    choose(page, "direction", "▲ better")
+    choose(page, "direction", "▲ gained")
     page.find("#list .item > summary").click()
     page.wait("return document.querySelector('#list .item .body')")
     assert page.texts("#list .item .body > .wide h4")[:2] == ["Prompt", "Target"]
@@ -281,7 +281,7 @@ def test_texts_of_models_stay_data(browser, tmp_path):
         render_html(compare_loaded(runs, title=EVIL, notes=(EVIL,), controls={EVIL: EVIL}), runs), "utf-8"
     )
     browser.open(path)
-    assert browser.find("#shown").text.startswith("4 items: 2 better, 2 worse")
+    assert browser.find("#shown").text.startswith("4 items: 2 gained, 2 lost")
     browser.find("#list .item > summary").click()
     browser.wait("return document.querySelector('#list .item .body')")
     prompt = browser.script("return document.querySelector('#list .body pre').textContent")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="A LoRA adapter; repeatable. One NAME for several: training runs of one arm.",
 )
 @click.option(
-    "--arm", "others", multiple=True, metavar="NAME=KIND:PATH", help="A merged or gptq folder; repeatable."
+    "--arm", "others", multiple=True, metavar="NAME=KIND:PATH", help="A merged, gptq or awq folder."
 )
 @click.option("--suite", "suites", multiple=True, metavar="NAME_OR_PATH", help="What to run; repeatable.")
 @click.option("--tasks", metavar="A,B", help="lm-eval tasks, groups or tags by name.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,8 @@ def compare_arms(out: Path, limit: int | None, verbose: bool, progress: Progress
         notes=found.notes,
         title="Quickstart: the embedded model before and after fine-tuning, and as it would be shipped",
     )
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    comparison = comparison.model_copy(update={"created": created})
     write_comparison(comparison, runs, out)
 
 

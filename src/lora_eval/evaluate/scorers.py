@@ -27,7 +27,7 @@ from lora_eval.registry import get
 from lora_eval.suites.reference import ReferenceEngine
 
 # Whose version may change the digits of an answer.
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel")
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "optimum", "gptqmodel", "compressed-tensors")
 
 
 @dataclass(frozen=True, slots=True)

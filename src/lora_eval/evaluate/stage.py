@@ -34,7 +34,7 @@ from lora_eval.evaluate.reference import check_reference as check_with_reference
 from lora_eval.evaluate.scorers import Scorer, Scorers
 from lora_eval.evaluate.selection import AnySuite
 from lora_eval.evaluate.sequential import Course, Decide, stopped_notes
-from lora_eval.models import Resident
+from lora_eval.models import Resident, peak_memory_gib
 from lora_eval.protocols import Engine, Progress
 from lora_eval.records import Run, Sequential, Variant
 from lora_eval.registry import get
@@ -161,6 +161,8 @@ def evaluate_arms(
         controls["reference"] = asked.references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
+    if (peak := peak_memory_gib()) is not None:
+        timing["peak_memory_gib"] = round(peak, 2)
     said = (*notes, *apart_notes(arms), *scorers.notes, *(store.notes if store else ()))
     if course is None or course.record is None:
         return Evaluated(asked.runs, controls, timing, said)

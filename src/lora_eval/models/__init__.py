@@ -5,7 +5,13 @@
 """
 
 from lora_eval.models.adapters import check_adapter, needs_own_base
-from lora_eval.models.lineage import hardware_info, package_versions, read_lineage, write_lineage
+from lora_eval.models.lineage import (
+    hardware_info,
+    package_versions,
+    peak_memory_gib,
+    read_lineage,
+    write_lineage,
+)
 from lora_eval.models.locate import parse_arm, resolve_adapter, resolve_model
 from lora_eval.models.resident import (
     IDENTITY,
@@ -31,6 +37,7 @@ __all__ = [
     "open_folder",
     "open_resident",
     "package_versions",
+    "peak_memory_gib",
     "parse_arm",
     "read_lineage",
     "resolve_adapter",

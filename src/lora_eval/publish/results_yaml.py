@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_eval.errors import RecordError
 from lora_eval.publish.card import main_figures
 from lora_eval.records import Comparison, Publication
-from lora_eval.records.publication import EvalResult
+from lora_eval.records.publication import BenchmarkResult
 from lora_eval.schema import dump_yaml, parse_record, parse_yaml
 
 FOLDER = ".eval_results"
@@ -33,10 +33,10 @@ def eval_results_yaml(comparison: Comparison, publication: Publication) -> str |
     return dump_yaml(eval_result_entries_to_yaml(entries)) if entries else None
 
 
-def expected_entries(comparison: Comparison, publication: Publication) -> list[EvalResult]:
+def expected_entries(comparison: Comparison, publication: Publication) -> list[BenchmarkResult]:
     """Return the entries that follow from the comparison."""
     return [
-        EvalResult(
+        BenchmarkResult(
             task=task.task,
             dataset=publication.benchmarks[task.task],
             value=value,
@@ -48,7 +48,7 @@ def expected_entries(comparison: Comparison, publication: Publication) -> list[E
     ]
 
 
-def read_entries(path: Path, publication: Publication) -> list[EvalResult]:
+def read_entries(path: Path, publication: Publication) -> list[BenchmarkResult]:
     """Return the entries of a file as a stranger's loader reads them, checked against our own schema.
 
     Raises:
@@ -70,7 +70,7 @@ def read_entries(path: Path, publication: Publication) -> list[EvalResult]:
                 "date": str(entry.date),
                 "notes": entry.notes,
             },
-            EvalResult,
+            BenchmarkResult,
             f"{path} [{number}]",
         )
         for number, entry in enumerate(found)

@@ -43,7 +43,7 @@ from lora_eval.records.judging import (
     ScoreDifference,
     Strength,
 )
-from lora_eval.records.publication import Publication
+from lora_eval.records.publication import Benchmark, BenchmarkResult, Publication, PublishedFile
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
@@ -64,6 +64,8 @@ __all__ = [
     "AlpacaScore",
     "Arm",
     "ArmRun",
+    "Benchmark",
+    "BenchmarkResult",
     "BradleyTerry",
     "Calibration",
     "CategoryScore",
@@ -102,6 +104,7 @@ __all__ = [
     "PairRate",
     "PerplexityRatio",
     "Publication",
+    "PublishedFile",
     "Recipe",
     "Record",
     "ReferenceCheck",

@@ -25,7 +25,7 @@ class Benchmark(Record):
     task_id: str = Field(min_length=1)
 
 
-class EvalResult(Record):
+class BenchmarkResult(Record):
     """One entry of `.eval_results/*.yaml`, in our own strict form: huggingface_hub checks none of it."""
 
     task: str

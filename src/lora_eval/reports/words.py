@@ -6,7 +6,7 @@ prominently as a gain, and "nothing found" comes with the size that would have b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,13 +146,23 @@ def verification_finding(record: Verification) -> Finding:
         f"{measured.max_kl:.2g}) and the same likeliest token at {100 * measured.top1_agreement:.2f} % of "
         f"{count_text(measured.tokens)} tokens; {measured.item_flips} of {measured.items} prompts answered "
         "differently",
+        *_other_checks(record),
         *record.failures,
+        *(f"cause: {cause}" for cause in record.causes),
     )
     if record.passed:
         text = f"The {name} model passes its verification against the {record.reference.kind}."
         return Finding(f"Verification: {name}", "safe", text, lines)
     text = f"The {name} model is not the one that was measured: its verification failed."
     return Finding(f"Verification: {name}", "loss", text, lines)
+
+
+def _other_checks(record: Verification) -> Iterator[str]:
+    if record.perplexity is not None:
+        yield f"perplexity of held-out text: {record.perplexity.ratio:.4f} times the reference's"
+    suite = record.suite
+    if suite is not None:
+        yield f"suite {suite.name}: {suite.gained} items gained, {suite.lost} lost of {suite.items}"
 
 
 def _clause(rows: Sequence[Row], base: str) -> str:

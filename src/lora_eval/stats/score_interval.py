@@ -25,8 +25,8 @@ def margin_interval(law: Law, level: float) -> Bounds:
 
 
 def margin_p(law: Law, margin: float) -> float:
-    """Return the larger one-sided p-value of the difference being -margin or less, and of margin or more: below
-    (1 - level) / 2 exactly where `margin_interval` at that level lies inside the margin.
+    """Return the larger one-sided p-value of the difference being -margin or less, and of margin or more:
+    below (1 - level) / 2 exactly where `margin_interval` at that level lies inside the margin.
     """
     p_value = max(law.p_above(-margin), law.p_below(margin))
     if not isinstance(law, DirichletLaw):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import LoraEvalError
-from lora_eval.models import write_lineage
+from lora_eval.models import peak_memory_gib, write_lineage
 from lora_eval.models.processes import check_launch, rank, world_size
 from lora_eval.models.quiet import quiet, without_gptqmodel
 from lora_eval.recipes import ResolvedRecipe
@@ -149,7 +149,7 @@ def _train(
         epochs=float(trainer.state.epoch or 0.0),
         history=list(trainer.state.log_history),
         wall_seconds=seconds,
-        peak_memory_gib=_peak_memory_gib(),
+        peak_memory_gib=peak_memory_gib(),
         trainable_parameters=trainable,
         base_dtype=str(trainer.model.base_model.model.dtype).removeprefix("torch."),
         device=str(args.device),
@@ -208,16 +208,3 @@ def _log(plan: Plan, trained: Trained, reload: ReloadCheck) -> TrainingLog:
         reload=reload,
         notes=tuple(notes),
     )
-
-
-def _peak_memory_gib() -> float | None:
-    """Peak of this process so far: of the GPU where there is one, else resident memory (None on Windows)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated() / 2**30)
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

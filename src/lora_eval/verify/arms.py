@@ -12,6 +12,8 @@ from lora_eval.models import (
     NF4,
     Resident,
     load_tokenizer,
+    needs_own_base,
+    open_adapter,
     open_folder,
     open_resident,
     parse_arm,
@@ -24,7 +26,7 @@ from lora_eval.models.locate import read_config
 from lora_eval.records import Variant, VariantKind
 from lora_eval.schema import suggest
 
-_KINDS = tuple(kind for kind in get_args(VariantKind) if kind != "served")
+_KINDS = tuple(kind for kind in get_args(VariantKind) if kind not in ("served", "gguf"))
 _ADAPTER = "adapter_config.json"
 
 
@@ -94,9 +96,11 @@ class ArmPath:
             if self.quantized_as:
                 return open_resident(self.path, base_name=self.name, **self.arithmetic(dtype, quantize))
             return open_folder(self.path, name=self.name, dtype=dtype)
-        resident = open_resident(
-            self.base, {self.name: self.path}, base_name="__base__", **self.arithmetic(dtype, quantize)
-        )
+        opened = self.arithmetic(dtype, quantize)
+        if needs_own_base(self.path):
+            resident = open_adapter(self.base, self.path, name=self.name, **opened)
+        else:
+            resident = open_resident(self.base, {self.name: self.path}, base_name="__base__", **opened)
         if (self.path / "tokenizer_config.json").is_file():
             resident.tokenizer = load_tokenizer(self.path)
         if (self.path / "generation_config.json").is_file():
