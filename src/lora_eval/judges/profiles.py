@@ -38,7 +38,7 @@ def load_profile(name_or_path: str, *, model: str | None = None, base_url: str |
         InputError: model or URL is missing, or the URL cannot be used.
         PluginError: there is no profile of that name, or a plugin's is broken.
     """
-    profile = _find(name_or_path)
+    profile = find_profile(name_or_path)
     if model and model.startswith(LOCAL):
         return profile.model_copy(
             update={"model": model, "base_url": LOCAL, "api_key_env": None, "price": None}
@@ -89,7 +89,12 @@ def identity(profile: JudgeProfile, prompt: str) -> str:
     return f"{profile.model} ({profile.name} {digest})"
 
 
-def _find(name: str) -> JudgeProfile:
+def find_profile(name: str) -> JudgeProfile:
+    """Return the profile as it is written, whether it names a model and an endpoint or not.
+
+    Raises:
+        RecordError, PluginError: as `load_profile`.
+    """
     known = packaged_profiles()
     if name.startswith(PREFIX):
         return evaluator_profile(name.removeprefix(PREFIX))
