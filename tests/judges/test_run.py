@@ -443,3 +443,33 @@ def test_a_change_of_the_judge_and_a_position_bound_judge_are_in_the_report(stub
     assert report.pairs[0].rate == 0.5
     assert any("both orders agree on 0 % of the prompts only" in note for note in report.notes)
     assert any("answered with several models: stub, stub-2" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_run_stops_and_keeps_what_is_done(stub, tmp_path, times):
+    stub.delay = 0.1 if times == 1 else 0.5
+    files = write_answers(tmp_path, {"base": [0.0] * 200, "tuned": [1.0] * 200})
+    command = [
+        sys.executable, "-m", "lora_eval", "judge", "run", "--suite", "pairwise", "--judge", "openai-text",
+        "--judge-model", "stub", "--judge-url", stub.url, "--out", str(tmp_path / "out"), "-q",
+        *(word for arm, path in files.items() for word in ("--answers", f"{arm}={path}")),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while stub.answered < 32 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    asked = stub.calls
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command resumes" in said
+    assert stub.calls <= asked + 64  # not all 400
+    kept = len(read_verdicts(tmp_path / "out"))
+    if times == 1:  # what was in flight is paid for: it is waited for, and kept
+        assert kept == stub.answered == stub.calls
+    else:
+        assert 0 < kept <= stub.calls

@@ -50,7 +50,7 @@ class Budget:
         self.cap = math.inf if cap is None else cap
         self.spent = spent
         self._reserved = 0.0
-        self._settled = asyncio.Condition()
+        self._settled = asyncio.Event()
 
     async def reserve(self, most: float) -> bool:
         """Return whether a call that costs at most `most` may be made.
@@ -58,20 +58,20 @@ class Budget:
         Where what is in flight stands in its way, it waits for that to be settled, for most calls cost less
         than they might.
         """
-        async with self._settled:
-            while self.spent + self._reserved + most > self.cap * (1 + 1e-12):
-                if self._reserved <= 0.0 or self.spent + most > self.cap * (1 + 1e-12):
-                    return False
-                await self._settled.wait()
-            self._reserved += most
-            return True
+        room = self.cap * (1 + 1e-12)
+        while self.spent + self._reserved + most > room:
+            if self._reserved <= 0.0 or self.spent + most > room:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += most
+        return True
 
-    async def settle(self, most: float, actual: float) -> None:
-        """Replace what was reserved by what the call has cost."""
-        async with self._settled:
-            self._reserved = max(0.0, self._reserved - most)
-            self.spent += actual
-            self._settled.notify_all()
+    def settle(self, most: float, actual: float) -> None:
+        """Replace what was reserved by what the call has cost. No await: a call may be stopped here too."""
+        self._reserved = max(0.0, self._reserved - most)
+        self.spent += actual
+        self._settled.set()
 
 
 class Pace:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def run_plan(
     Raises:
         InputError: a price and no `max_cost`, no key, or another process is judging into `folder`.
         JudgeError: the endpoint refuses, or keeps failing; what was answered is stored.
+        KeyboardInterrupt: after Ctrl-C, once the calls in flight are stored (a second one stops at once).
         SpendingCapError: the next call might cost more than is left; what was answered is stored.
     """
     if plan.profile.price is not None and max_cost is None:
@@ -54,8 +57,12 @@ def run_plan(
         work = _Work(plan, store, budget, outcome, progress)
         try:
             asyncio.run(work.run(key))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         finally:
             outcome.spent = budget.spent
+        if work.interrupted:
+            raise KeyboardInterrupt
         outcome.verdicts = [verdict for call in plan.calls for verdict in stored(plan, call, store.verdicts)]
         outcome.notes = notes(outcome.verdicts)
     return outcome
@@ -77,6 +84,26 @@ def check_calibration(plan: Plan, path: Path) -> None:
         raise CalibrationFailed(f"the judge {plan.judge} is refused: {'; '.join(found.reasons)}")
 
 
+@contextlib.asynccontextmanager
+async def _on_interrupt(heard: Callable[[], bool]) -> AsyncIterator[None]:
+    """Call `heard` on Ctrl-C instead of stopping; where it returns False, stop."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def handle() -> None:
+        if not heard() and task is not None:
+            task.cancel()
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, handle)
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
 class _Work:
     """The workers of one run."""
 
@@ -88,6 +115,7 @@ class _Work:
         self.done = 0
         self.capped = False
         self.fault: JudgeError | None = None
+        self.interrupted = False
 
     async def run(self, key: str | None) -> None:
         limits = self.plan.profile.limits
@@ -95,7 +123,7 @@ class _Work:
         calls = iter(self.plan.calls)
         async with JudgeClient(self.plan.profile, key, pace) as client:
             try:
-                async with asyncio.TaskGroup() as group:
+                async with _on_interrupt(partial(self._interrupt, client)), asyncio.TaskGroup() as group:
                     for _ in range(min(limits.concurrency, len(self.plan.calls))):
                         group.create_task(self._worker(calls, client))
             except BaseExceptionGroup as errors:
@@ -103,6 +131,8 @@ class _Work:
             finally:
                 self.outcome.retried = client.retried
                 await self.store.drain()
+        if self.interrupted:
+            return
         if self.fault is not None:
             raise self.fault
         if self.capped:
@@ -113,9 +143,15 @@ class _Work:
                 "the same command with a higher --max-cost goes on from here"
             )
 
+    def _interrupt(self, client: JudgeClient) -> bool:
+        """Let the calls in flight finish, for they are paid for; the second time return False."""
+        first, self.interrupted = not self.interrupted, True
+        client.stopping = True
+        return first
+
     async def _worker(self, calls: Iterator[Call], client: JudgeClient) -> None:
         for call in calls:
-            if self.capped or self.fault is not None:
+            if self.capped or self.interrupted or self.fault is not None:
                 return
             try:
                 await self._finish(call, client)
@@ -161,8 +197,7 @@ class _Work:
             await self.store.add(verdict)
             return verdict
         finally:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self.budget.settle(most, spent))
+            self.budget.settle(most, spent)
 
 
 def _reply(plan: Plan, answered: Answered) -> Reply:
