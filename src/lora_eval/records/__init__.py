@@ -15,6 +15,7 @@ from lora_eval.records.comparison import (
     VariancePart,
     Verdict,
 )
+from lora_eval.records.deployment import Deployment, Finding, ServedArm, ServingSizes
 from lora_eval.records.export import MergeAudit, TensorAudit
 from lora_eval.records.gate import Gate, GateCheck, GateResult, GateRule, GateVerdict
 from lora_eval.records.judge_profile import (
@@ -47,6 +48,7 @@ from lora_eval.records.publication import Benchmark, BenchmarkResult, Publicatio
 from lora_eval.records.recipe import DataSection, FamilyCheck, Hardware, Recipe
 from lora_eval.records.reference import ReferenceCheck
 from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
+from lora_eval.records.smoke import Smoke, SmokeCheck, SmokeLoad
 from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
 from lora_eval.records.training import LossPoint, ReloadCheck, RowCounts, TrainingLog
@@ -72,10 +74,12 @@ __all__ = [
     "ChatTemplate",
     "Comparison",
     "DataSection",
+    "Deployment",
     "Divergence",
     "EvalSuite",
     "FamilyCheck",
     "Figures",
+    "Finding",
     "Gate",
     "GateCheck",
     "GateResult",
@@ -115,6 +119,11 @@ __all__ = [
     "ScoreDifference",
     "Sequential",
     "SequentialTask",
+    "ServedArm",
+    "ServingSizes",
+    "Smoke",
+    "SmokeCheck",
+    "SmokeLoad",
     "Step",
     "StoredFloor",
     "StoredReference",
