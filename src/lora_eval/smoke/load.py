@@ -92,6 +92,8 @@ def _measure(
     except (Refused, ServerError) as error:
         return _not_measured(count, f"the server answers {error}")
     seconds = time.perf_counter() - started
+    if not latencies:
+        return _not_measured(count, f"no answer was begun within {_SECONDS:g} seconds")
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99])
     return SmokeLoad(
         adapters=count,
