@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.conftest import CHECKOUT
+
+# As in tests/stats: no time limit for each example, for the machine may be busy.
+settings.register_profile("lora-eval", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("lora-eval")
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 

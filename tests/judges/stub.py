@@ -19,12 +19,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 QUALITY = re.compile(r"QUALITY=(-?[0-9]+(?:\.[0-9]+)?)")
-# A fault's name, and what it does.
+# `-once`: to the first of equal requests only.
 FAULTS = (
-    "429-once", "429-always", "500-once", "500-always", "400", "400-some", "401-after", "404", "redirect",
-    "slow", "drop-once", "no-usage", "no-logprobs", "odd-tokens", "one-token", "garbage", "empty",
-    "html-once", "null", "model-change", "repeat-key", "cut-off", "ignores-choice",
-)  # fmt: skip
+    "429-once",
+    "429-always",
+    "500-once",
+    "500-always",
+    "400",
+    "400-some",
+    "401-after",
+    "404",
+    "redirect",
+    "slow",
+    "drop-once",
+    "no-usage",
+    "no-logprobs",
+    "odd-tokens",
+    "one-token",
+    "garbage",
+    "empty",
+    "html-once",
+    "null",
+    "model-change",
+    "repeat-key",
+    "cut-off",
+    "ignores-choice",
+    "half-pair",
+    "bad-gzip-once",
+)
 
 
 @dataclass
@@ -102,6 +124,7 @@ class StubJudge:
             writer.close()
 
     async def _reply(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        assert self.fault is None or self.fault in FAULTS
         self.calls += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -143,6 +166,8 @@ class StubJudge:
             return 307, "", ["location: http://127.0.0.1:9/v1/chat/completions"]
         if fault == "html-once" and first:
             return 200, "<html>a proxy's page</html>", []
+        if fault == "bad-gzip-once" and first:
+            return 200, "not compressed", ["content-encoding: gzip"]
         if fault == "null":
             return 200, "null", []
         return 200, self._completion(body), []
@@ -212,7 +237,8 @@ class StubJudge:
                 verdict = f"[[{('A>B', 'B>A', 'A=B')[place]}]]"
             elif "[RESULT]" in prompt:
                 verdict = f"[RESULT] {'ABA'[place]}"
-            message["content"] = f"Both are fine, on the whole. {verdict}"
+            half = " \ud83d" if self.fault == "half-pair" else ""
+            message["content"] = f"Both are fine, on the whole.{half} {verdict}"
             return
         message["content"] = labels[min(place, len(labels) - 1)]
         if body.get("logprobs") and self.fault != "no-logprobs":

@@ -171,6 +171,14 @@ def test_identity_follows_all_that_shapes_a_verdict_and_nothing_else():
     assert identity(profile, "another prompt") != name
 
 
+@pytest.mark.parametrize("key", ["clé-0123456789", "a key", "line\nbreak"])
+def test_what_is_no_key_is_refused_unseen(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="what OPENAI_API_KEY holds is no key") as error:
+        read_key(load_profile("openai-text", model="m"))
+    assert key not in str(error.value)
+
+
 def test_a_key_in_the_environment_is_read(monkeypatch):
     profile = load_profile("openai-text", model="m")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

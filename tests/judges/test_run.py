@@ -405,6 +405,27 @@ def test_waits_grow_to_a_minute(monkeypatch):
     assert backoff(0, lambda: 0.0) == 0.25
 
 
+def test_halves_of_surrogate_pairs_are_asked_about_and_stored(stub, files, tmp_path):
+    rows = json.loads(files["tuned"].read_text("utf-8"))
+    rows[0]["output"] += " \ud83d"
+    rows[0]["instruction"] = "Half \udc00 a pair"
+    files["tuned"].write_text(json.dumps(rows), "utf-8")
+    base = json.loads(files["base"].read_text("utf-8"))
+    base[0]["instruction"] = rows[0]["instruction"]
+    files["base"].write_text(json.dumps(base), "utf-8")
+    stub.fault = "half-pair"
+    outcome = run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
+    assert (stub.calls, rate(outcome.verdicts).n) == (24, 12)
+    assert "\ufffd" in outcome.verdicts[0].text
+    assert {v.key for v in read_verdicts(tmp_path / "out")} == {v.key for v in outcome.verdicts}
+
+
+def test_a_broken_compression_is_asked_for_again(stub, files, tmp_path):
+    stub.fault = "bad-gzip-once"
+    outcome = run_plan(plan_of(files, stub.url, limit=2), tmp_path / "out", max_cost=None)
+    assert (outcome.asked, outcome.retried) == (4, 4)
+
+
 def test_requests_a_minute_are_kept(stub, files, tmp_path):
     """8 calls at 1200 a minute take 7 intervals of 50 ms; at most so many are in flight together."""
     plan = plan_of(files, stub.url, limit=4, changes={"limits": JudgeLimits(rpm=1200, concurrency=3)})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lora_eval.errors import InputError
-from lora_eval.judges.files import PlacedRow, Problems, read_rows, take
+from lora_eval.judges.files import PlacedRow, Problems, clean_text, read_rows, take
 from lora_eval.judges.mt_bench import Question, questions
 from lora_eval.records import JudgeSuite
 
@@ -99,7 +99,7 @@ def _read_set(arm: str, path: Path, known: Mapping[str, Question], problems: Pro
         key, question, turns = parsed
         if key in found.answers:
             problems.add(row.path, row.place, f"question {key} is answered twice")
-        found.answers[key] = turns
+        found.answers[key] = tuple(clean_text(text) for text in turns)
         found.questions[key] = question
     return found
 
@@ -140,7 +140,9 @@ def _instruction(row: PlacedRow, problems: Problems) -> str | None:
     """An instruction with its input, as alpaca_eval puts them together."""
     instruction = take(row, "instruction", (str,), "text", problems)
     given = row.values.get("input")
-    return f"{instruction}\n\n{given}" if instruction and given and isinstance(given, str) else instruction
+    if instruction is None:
+        return None
+    return clean_text(f"{instruction}\n\n{given}" if given and isinstance(given, str) else instruction)
 
 
 def _new_key(text: str, taken: Mapping[str, object]) -> str:
@@ -160,8 +162,7 @@ def _own_question(row: PlacedRow) -> Question | None:
     turns, reference = row.values.get("question_turns"), row.values.get("reference")
     if not _texts(turns):
         return None
-    known = tuple(reference) if _texts(reference) else ()
-    return Question(row.values["question_id"], str(row.values.get("category", "")), tuple(turns), known)
+    return _made(row, row.values["question_id"], turns, reference)
 
 
 def _question(row: PlacedRow, problems: Problems) -> dict[str, Question]:
@@ -173,8 +174,13 @@ def _question(row: PlacedRow, problems: Problems) -> dict[str, Question]:
         return {}
     if identifier is None:
         return {}
-    known = tuple(reference) if _texts(reference) else ()
-    return {str(identifier): Question(identifier, str(row.values.get("category", "")), tuple(turns), known)}
+    return {str(identifier): _made(row, identifier, turns, reference)}
+
+
+def _made(row: PlacedRow, identifier: int | str, turns: list[str], reference: Any) -> Question:
+    known = tuple(clean_text(text) for text in reference) if _texts(reference) else ()
+    asked = tuple(clean_text(text) for text in turns)
+    return Question(identifier, str(row.values.get("category", "")), asked, known)
 
 
 def _texts(value: Any) -> TypeGuard[list[str]]:

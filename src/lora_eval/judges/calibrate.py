@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_eval.judges.answers import AnswerSet
 from lora_eval.judges.calls import Plan, make_plan
-from lora_eval.judges.files import PlacedRow, Problems, parse_rows
+from lora_eval.judges.files import PlacedRow, Problems, clean_text, parse_rows
 from lora_eval.judges.games import pair_rates
 from lora_eval.judges.mt_bench import Question
 from lora_eval.judges.own_rows import games, last_replies
@@ -135,11 +135,11 @@ def _text(row: PlacedRow, names: Sequence[str], problems: Problems) -> str | Non
         return None
     value = row.values[name]
     if isinstance(value, str):
-        return value
+        return clean_text(value)
     if isinstance(value, list) and all(
         isinstance(m, dict) and isinstance(m.get("content"), str) for m in value
     ):
         turns = [m for m in value if m.get("role") != "user"] if name in ("chosen", "rejected") else value
-        return "\n\n".join(turn["content"] for turn in turns)
+        return clean_text("\n\n".join(turn["content"] for turn in turns))
     problems.add(row.path, row.place, f"{name}: expected text or messages, got {type(value).__name__}")
     return None

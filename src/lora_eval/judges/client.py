@@ -94,7 +94,7 @@ class JudgeClient:
             wait: float | None = None
             try:
                 response = await self._pools[self._next].post(self._url, json=body)
-            except (httpx2.TransportError, ssl.SSLError) as error:
+            except (httpx2.RequestError, ssl.SSLError) as error:
                 lost += not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
                 fault = f"{type(error).__name__} {error}".strip()
             else:

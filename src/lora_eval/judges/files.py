@@ -108,6 +108,11 @@ def take(row: PlacedRow, key: str, kinds: tuple[type, ...], expected: str, probl
     return value
 
 
+def clean_text(text: str) -> str:
+    """Return the text with U+FFFD for halves of surrogate pairs: JSON can hold them, UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _read_text(path: Path, problems: Problems) -> str | None:
     try:
         content = path.read_bytes()

@@ -68,6 +68,11 @@ def read_key(profile: JudgeProfile) -> str | None:
             f"judge {profile.name}: the environment variable {profile.api_key_env} is not set; it holds the "
             f"key of {url}"
         )
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError(
+            f"judge {profile.name}: what {profile.api_key_env} holds is no key: expected "
+            "printable ASCII without spaces"
+        )
     if key and urlsplit(url).scheme == "http" and not is_loopback(url):
         raise InputError(f"judge {profile.name}: {url} is plain http, which would show the key; use https")
     return key

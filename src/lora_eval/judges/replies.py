@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_eval.judges.files import clean_text
 from lora_eval.judges.ratings import parse_five, parse_pair, parse_rating
 from lora_eval.records import JudgeLabels, JudgeProfile, UpstreamParser
 
@@ -43,7 +44,7 @@ def read_reply(profile: JudgeProfile, body: Any) -> Reply:
     message = choice.get("message")
     message = message if isinstance(message, Mapping) else {}
     content = message.get("content")
-    text = content if isinstance(content, str) else ""
+    text = clean_text(content) if isinstance(content, str) else ""
     value, reason = _verdict(profile, choice, message, text)
     usage = body.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
@@ -185,7 +186,7 @@ def _tool_arguments(message: Mapping[str, Any]) -> str | None:
         arguments = message["tool_calls"][0]["function"]["arguments"]
     except (KeyError, IndexError, TypeError):
         return None
-    return arguments if isinstance(arguments, str) else None
+    return clean_text(arguments) if isinstance(arguments, str) else None
 
 
 def _of_label(text: str, labels: JudgeLabels) -> float | None:
@@ -194,7 +195,7 @@ def _of_label(text: str, labels: JudgeLabels) -> float | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:_LONGEST] if isinstance(value, str) else None
+    return clean_text(value[:_LONGEST]) if isinstance(value, str) else None
 
 
 def _count(value: Any) -> int | None:
