@@ -96,6 +96,7 @@ def _row(record: dict[str, Any]) -> SampleRow:
     values["metrics"] = dict(values["metrics"])
     values["weights"] = dict(values["weights"])
     values["log_likelihoods"] = tuple(values["log_likelihoods"])
+    values["choices"] = tuple(values.get("choices") or ())  # runs of before 2026-11-26 have none
     return SampleRow(**values)
 
 
@@ -109,6 +110,7 @@ def _schema() -> Any:
         "metrics": numbers,
         "weights": numbers,
         "log_likelihoods": pa.list_(pa.float64()),
+        "choices": pa.list_(pa.string()),
         "prompt_tokens": pa.int32(),
     }
     return pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(SampleRow)])

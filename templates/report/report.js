@@ -81,10 +81,7 @@
       if (!arms.length) return [];
       const box = block("Choices: log-likelihood in nats, and as a share of all choices", "wide");
       const table = element("table", "choices");
-      const names = {};
-      data.scores[i].forEach((scores, arm) => {
-        if (scores && output(i, arm)) names[scores.indexOf(Math.max(...scores))] = output(i, arm);
-      });
+      const names = data.choices[i];
       const found = Object.fromEntries(arms.map((arm) => [arm, shares(data.scores[i][arm])]));
       data.scores[i][arms[0]].forEach((_, choice) => {
         const group = table.createTBody();

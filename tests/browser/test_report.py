@@ -30,6 +30,12 @@ def choices(row: SampleRow) -> dict[str, object]:
     return {
         "log_likelihoods": (-1.5, -9.0, -12.25, -30.0) if right else (-9.0, -1.5, -12.25, -30.0),
         "output": output,
+        "choices": (
+            '{"queue": "billing", "urgency": "high"}',
+            "not sure about the queue",
+            "a third",
+            "a <b>",
+        ),
     }
 
 
@@ -182,7 +188,8 @@ def test_an_open_item_shows_both_answers_word_by_word_and_the_choices(page):
     assert "queue" not in "".join(page.texts("#list ins"))
     rows = [row.split() for row in page.texts("#list .choices tr")]
     assert len(rows) == 4 * 3  # the choice's name, and a bar for each arm
-    assert (rows[0][0], rows[0][-1], rows[6], rows[9]) == ("1.", "target", ["3"], ["4"])
+    assert (rows[0][0], rows[0][-1]) == ("1.", "target")
+    assert (rows[6], rows[9]) == (["3.", "a", "third"], ["4.", "a", "<b>"])
     assert rows[2] == ["adapter", "◀", "−1.50", "99.9", "%"]  # noqa: RUF001
     widths = page.script(
         "return [...document.querySelectorAll('#list .bar')].map((n) => parseFloat(n.style.width))"

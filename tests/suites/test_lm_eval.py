@@ -82,6 +82,9 @@ def _check_row(row: Any, name: str, sample: dict[str, Any]) -> None:
         assert row.finish_reason in ("stop", "length")
     else:
         assert row.log_likelihoods == pytest.approx(likelihoods, rel=1e-5, abs=1e-5)
+    if "choice" in name:
+        assert len(row.choices) == len(row.log_likelihoods) > 1
+        assert row.output == row.choices[likelihoods.index(max(likelihoods))]
     for metric in sample["metrics"]:
         value = sample[metric]
         if name == "t_rolling":

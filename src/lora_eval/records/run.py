@@ -22,6 +22,8 @@ class SampleRow:
     Perplexities and bits per byte are no means of items: lm-eval sums log-likelihoods and weights. For them
     `metrics` holds the item's log-likelihood in nats and `weights` its words or bytes (1 where absent),
     the two numbers that lm-eval's own `process_results` gives.
+
+    `choices` are the texts that `log_likelihoods` belong to, where there are several to choose from.
     """
 
     task: str
@@ -40,6 +42,7 @@ class SampleRow:
     cluster: str | None = None
     reason: str | None = None
     weights: dict[str, float] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
 
 class TaskResult(Record):

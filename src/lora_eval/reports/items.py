@@ -36,6 +36,7 @@ class Item:
     repeat: int
     prompt: str
     target: str
+    choices: tuple[str, ...]
     answers: tuple[ArmAnswer, ...]
     change: float
 
@@ -102,6 +103,7 @@ def _item(
         repeat=row.repeat,
         prompt=row.prompt,
         target=row.target,
+        choices=row.choices,
         answers=answers,
         change=max(changes, default=0.0),
     )

@@ -134,6 +134,7 @@ def _columns(comparison: Comparison, items: Sequence[Item], limits: Limits) -> t
         "target": [row[1] for row in rows],
         "outputs": [row[2] for row in rows],
         "values": [[_number(answer.value) for answer in item.answers] for item in items],
+        "choices": [row[3] for row in rows],
         "scores": [[_hundredths(answer.log_likelihoods) for answer in item.answers] for item in items],
         "reasons": [[answer.reason for answer in item.answers] for item in items],
     }
@@ -160,7 +161,10 @@ class _Cutter:
         self._touched = False
 
 
-def _row(item: Item, prefix: str, limits: Limits, cutter: _Cutter) -> tuple[str, str, list[str | int | None]]:
+def _row(
+    item: Item, prefix: str, limits: Limits, cutter: _Cutter
+) -> tuple[str, str, list[str | int | None], list[str]]:
+    """Prompt, target, outputs (an equal one named by its arm) and choices, cut to the limits."""
     changed = item.change > 0
     length = limits.text if changed else limits.same_text
     prompt = cutter.tail(item.prompt[len(prefix) :], limits.prompt if changed else limits.same_prompt)
@@ -172,8 +176,9 @@ def _row(item: Item, prefix: str, limits: Limits, cutter: _Cutter) -> tuple[str,
             continue
         seen[answer.output] = place
         outputs.append(cutter.head(answer.output, length))
+    choices = [cutter.head(choice, length) for choice in item.choices]
     cutter.close()
-    return prompt, target, outputs
+    return prompt, target, outputs, choices
 
 
 def _prefix(prompts: Sequence[str]) -> str:

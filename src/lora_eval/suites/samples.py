@@ -44,6 +44,7 @@ def rows_of(
             cluster=str(sample["doc"][cluster]) if cluster else None,
             reason=reason,
             weights=weights,
+            choices=_offered(task, sample),
         )
 
 
@@ -111,6 +112,13 @@ def _output(task: Any, sample: Mapping[str, Any]) -> str:
         choices = _choices(sample)[: len(values)]
         return choices[max(range(len(choices)), key=values.__getitem__)]
     return ""
+
+
+def _offered(task: Any, sample: Mapping[str, Any]) -> tuple[str, ...]:
+    """The choices that have a log-likelihood; some tasks score each once more without its context."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return ()
+    return tuple(_choices(sample)[: len(_log_likelihoods(sample["filtered_resps"]))])
 
 
 def _choices(sample: Mapping[str, Any]) -> list[str]:
