@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lora_eval.records import Lineage, SampleRow, TaskResult
+from lora_eval.records import Deployment, Finding, Lineage, SampleRow, TaskResult
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
@@ -147,3 +147,33 @@ class Exporter(Protocol):
 
     def export(self, request: ExportRequest) -> Lineage:
         """Write the folder; returns the lineage that was stored in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """What is to be served: a base with named adapters, or (no adapters) a whole model. `base_name` is what
+    requests call the base; `options` holds only names that the server lists in its `options`.
+    """
+
+    base: Path
+    base_name: str
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Server(Protocol):
+    """Knows what one version of an inference server makes of adapters, and how it is started."""
+
+    name: str
+    version: str
+    options: tuple[str, ...]
+
+    def lint(self, request: DeployRequest) -> list[Finding]:
+        """Say what the server refuses, ignores or does otherwise; reads headers only."""
+
+    def render(self, request: DeployRequest, out: Path, findings: Sequence[Finding]) -> Deployment:
+        """Write the configuration into the empty folder `out`; returns the record, its `files` complete.
+
+        On failure the caller removes the folder. Nothing in it may name `out`, which is moved afterwards.
+        """

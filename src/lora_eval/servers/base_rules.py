@@ -1,0 +1,119 @@
+"""Rules about the model itself: the form of its weights, its dtype, its context length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lora_eval.records import Finding
+from lora_eval.servers.inputs import Model
+
+FormatRule = Callable[[Model], Iterator[Finding]]
+_CODES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def stored_dtype(model: Model) -> str:
+    """Return the dtype of the model's weights: as config.json says, else that of most of its tensors."""
+    said = model.value("dtype", "torch_dtype")
+    if said:
+        return str(said)
+    codes = [tensor.dtype for tensor in model.tensors.values() if tensor.dtype in _CODES]
+    return _CODES[max(sorted(set(codes)), key=codes.count)] if codes else "bfloat16"
+
+
+def dtype_findings(model: Model, chosen: str, served: Sequence[str], server: str) -> Iterator[Finding]:
+    """Another precision than the stored one is another model than the one measured, if a near one."""
+    stored = stored_dtype(model)
+    if chosen not in served:
+        reason = f"{server} serves {', '.join(served)}, and not {chosen}; give one of them as --dtype"
+        yield Finding(arm=model.name, rule="dtype", severity="refused", reason=reason)
+    elif chosen != stored:
+        reason = (
+            f"it is stored in {stored} and will be served in {chosen}: figures measured in {stored} are not "
+            f"those of this server; measure in {chosen} (`lora-eval compare --dtype {chosen}`)"
+        )
+        yield Finding(arm=model.name, rule="dtype", severity="warning", reason=reason)
+
+
+def context_length(model: Model) -> int | None:
+    """Return how many positions the model has, or None where its configuration does not say."""
+    value = model.value("max_position_embeddings", "n_positions", "max_sequence_length")
+    return int(value) if value is not None else None
+
+
+def context_findings(model: Model, asked: int | None) -> Iterator[Finding]:
+    """No server goes beyond the positions that the model has, unless it is told to (and then it is wrong)."""
+    own = context_length(model)
+    if own is None and asked is None:
+        reason = "config.json does not say how many positions it has; give --max-model-len"
+        yield Finding(arm=model.name, rule="context-length", severity="refused", reason=reason)
+    if own is not None and asked is not None and asked > own:
+        reason = f"--max-model-len {asked} is more than the {own} positions it has"
+        yield Finding(arm=model.name, rule="context-length", severity="refused", reason=reason)
+
+
+def head_width(model: Model) -> int | None:
+    """Length of a head's keys: config.json's, else hidden size over heads; None where neither is there."""
+    own = model.value("head_dim")
+    if own is not None:
+        return int(own)
+    hidden, heads = model.value("hidden_size", "n_embd"), model.value("num_attention_heads", "n_head")
+    return int(hidden) // int(heads) if hidden and heads else None
+
+
+def vllm_format(model: Model, device: str) -> Iterator[Finding]:
+    """What vLLM 0.32.0 says to quantized weights: measured with its CPU build, for GPUs read in its source
+    (`gptq_utils.normalize_and_validate_gptq_desc_act` and `TYPE_MAP` refuse on every device).
+    """
+    quantization = model.quantization
+    method = quantization.get("quant_method")
+    if method == "gptq":
+        yield from _gptq(model, quantization, device)
+    elif method == "bitsandbytes" and device == "cpu":
+        reason = "vLLM 0.32 refuses bitsandbytes checkpoints on a CPU"
+        yield _format(model, "refused", reason, _dequantize(model))
+    elif method == "compressed-tensors":
+        yield from _compressed(model, quantization, device)
+    elif method is not None:
+        yield _format(model, "warning", f"{method} weights were never tried with vLLM 0.32 here")
+    if any(path.suffix == ".gguf" for path in model.folder.iterdir()) and device == "cpu":
+        yield _format(model, "warning", "vLLM 0.32 refuses GGUF files on a CPU; the safetensors are served")
+
+
+def untried_format(model: Model, server: str) -> Iterator[Finding]:
+    """Quantized weights on a server that none were tried on."""
+    method = model.quantization.get("quant_method")
+    if method is not None:
+        reason = f"{method} weights were never tried with {server} here: ask the running server with smoke"
+        yield _format(model, "warning", reason)
+
+
+def _gptq(model: Model, quantization: dict[str, Any], device: str) -> Iterator[Finding]:
+    fix = f"lora-eval export gptq --model MERGED --out {model.name}-sym"
+    if quantization.get("desc_act") and quantization.get("group_size") != -1:
+        yield _format(model, "refused", "vLLM 0.32 refuses GPTQ models with desc_act (activation order)", fix)
+    if quantization.get("sym") is False:
+        yield _format(model, "refused", "vLLM 0.32 refuses asymmetric GPTQ models", fix)
+    if quantization.get("bits") == 8 and device == "cpu":
+        yield _format(model, "refused", "vLLM 0.32 does not serve 8-bit GPTQ models on a CPU", fix)
+
+
+def _compressed(model: Model, quantization: dict[str, Any], device: str) -> Iterator[Finding]:
+    groups = (quantization.get("config_groups") or {}).values()
+    weights = [group.get("weights") or {} for group in groups]
+    wide = any(weight.get("num_bits") == 8 and weight.get("type") == "int" for weight in weights)
+    if device == "cpu" and wide:
+        fix = f"lora-eval export awq --model MERGED --bits 4 --out {model.name}-4bit"
+        yield _format(model, "refused", "vLLM 0.32 does not serve 8-bit AWQ models on a CPU", fix)
+    if any(weight.get("actorder") in ("group", True) for weight in weights):
+        reason = "vLLM 0.32 refuses activation order by group in compressed-tensors models"
+        yield _format(model, "refused", reason)
+
+
+def _dequantize(model: Model) -> str:
+    out = f"{model.name}-dequantized"
+    return f"lora-eval export base --base ORIGINAL --quantize nf4 --dequantized --out {out}"
+
+
+def _format(model: Model, severity: Any, reason: str, fix: str | None = None) -> Finding:
+    return Finding(arm=model.name, rule="quantized-format", severity=severity, reason=reason, fix=fix)

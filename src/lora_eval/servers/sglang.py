@@ -1,0 +1,105 @@
+"""SGLang 0.5.23: what it makes of adapters (read in `srt/lora/lora.py`, `lora_config.py`, `lora_manager.py`
+and `srt/utils/common.py` of that release; no server was run), and how it is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lora_eval.protocols import DeployRequest
+from lora_eval.records import Finding
+from lora_eval.servers.base import Launch, LoraServer, Place, Plan, flags
+from lora_eval.servers.base_rules import untried_format
+from lora_eval.servers.features import Answer
+from lora_eval.servers.inputs import Adapter, Model
+from lora_eval.servers.layout import adapter_folder
+from lora_eval.servers.rules import target_findings
+from lora_eval.servers.texts import Packaging
+
+_PULLS = "https://github.com/sgl-project/sglang/pull"
+_UNREAD = "SGLang 0.5.23 does not read it, and serves the adapter without it"
+# SUPPORTED_LORA_TARGET_MODULES, the choices of --lora-target-modules.
+TARGETS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj", "wq_b",
+    "wk", "weights_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "embed_tokens",
+    "lm_head", "qkvr", "wo_ud",
+)  # fmt: skip
+
+ANSWERS = {
+    "peft-type": Answer("refused", "SGLang serves LoRA only", mergeable=False),
+    "file-format": Answer("refused", "its shapes cannot be checked; save it as safetensors", mergeable=False),
+    "dora": Answer("refused", "SGLang does not load DoRA"),
+    "rslora": Answer("ignored", "SGLang 0.5.23 scales by alpha / r, not by alpha / sqrt(r)"),
+    "patterns": Answer("ignored", "SGLang 0.5.23 gives every layer the adapter's own rank and alpha"),
+    "modules-to-save": Answer("ignored", _UNREAD),
+    "bias": Answer("ignored", _UNREAD),
+    "lora-bias": Answer("ignored", _UNREAD),
+    "initialisation": Answer("ignored", "SGLang 0.5.23 serves it on the unchanged base: another model"),
+    "alora": Answer("ignored", _UNREAD, mergeable=False),
+    "layer-replication": Answer("ignored", _UNREAD, mergeable=False),
+    "bdlora": Answer("ignored", _UNREAD, mergeable=False),
+    "qalora": Answer("ignored", _UNREAD, mergeable=False),
+    "trained-tokens": Answer("ignored", _UNREAD),
+    "resized-vocabulary": Answer("ignored", _UNREAD),
+    "target-pattern": Answer(
+        "refused", "SGLang takes a list of names, or 'all-linear', and no other pattern", mergeable=False
+    ),
+    "lm-head": Answer("info", "served since that pull request", f"{_PULLS}/14177"),
+    "other-options": Answer("ignored", _UNREAD),
+}
+
+
+class SglangServer(LoraServer):
+    """SGLang on a GPU; base and adapters may share one batch."""
+
+    name = "sglang"
+    title = "SGLang 0.5.23"
+    version = "0.5.23"
+    image = "lmsysorg/sglang:v0.5.23"
+    inner_port = 30000
+    answers = ANSWERS
+    packaging = Packaging("SGLang", has_stop_option=False)
+    dtypes = ("bfloat16", "float16", "float32")
+    runs_in_python = True
+
+    def slots(self, request: DeployRequest, adapters: Sequence[Adapter]) -> int:
+        """One more than there are adapters: its base takes a place in a batch too."""
+        asked = request.options.get("max_loras")
+        return int(asked) if asked else len(adapters) + 1
+
+    def format_findings(self, request: DeployRequest, model: Model) -> Iterator[Finding]:
+        """Quantized weights were never tried."""
+        return untried_format(model, self.title)
+
+    def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
+        """Layers beside the choices of --lora-target-modules."""
+        answer = f"{self.title} has LoRA for"
+        yield from target_findings(adapter, model, TARGETS, answer, "refused", None)
+
+    def launch(self, plan: Plan, place: Place) -> Launch:
+        """`python3 -m sglang.launch_server`, with rank and modules said: later adapters need them, and with
+        strict loading, which refuses keys that do not match.
+        """
+        arguments = flags(
+            model_path=place.model,
+            served_model_name=plan.model.name,
+            host=place.host,
+            port=place.port,
+            dtype=plan.dtype,
+            context_length=plan.length,
+            chat_template=f"{place.files}/chat_template.jinja" if plan.texts.changed else None,
+        )
+        if plan.adapters:
+            arguments += ("--enable-lora", "--lora-strict-loading")
+            arguments += flags(
+                max_loras_per_batch=plan.slots,
+                max_lora_rank=plan.rank,
+                lora_target_modules=plan.target_modules,
+                lora_paths=[f"{one.name}={place.files}/{adapter_folder(one)}" for one in plan.adapters],
+            )
+        return Launch(("python3", "-m", "sglang.launch_server"), arguments, {"HF_HUB_OFFLINE": "1"})
+
+    def companions(self, plan: Plan) -> dict[str, str]:
+        """The adapters' template."""
+        text = plan.texts.template
+        return {"chat_template.jinja": text} if plan.texts.changed and text is not None else {}
