@@ -34,7 +34,7 @@ class JudgePrice(Record):
 class JudgeLimits(Record):
     """How fast the endpoint may be asked: at once, and requests and tokens a minute (None: no limit)."""
 
-    concurrency: int = Field(default=16, ge=1, le=1024)
+    concurrency: int = Field(default=32, ge=1, le=1024)
     rpm: int | None = Field(default=None, ge=1)
     tpm: int | None = Field(default=None, ge=1)
 
