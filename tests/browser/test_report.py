@@ -19,6 +19,7 @@ from tests.simulated import make_row, make_run, make_runs, make_suite
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror="document.title=1"> <b>'
 EVIL += "\u202e \U0001d518"
+RIGHT, WRONG = '{"queue": "billing", "urgency": "high"}', "not sure about the queue"
 A4 = 703  # CSS pixels between margins of 12 mm
 GATE = {"rules": [{"task": "terms", "min_gain": 0.05}, {"task": "reading", "max_drop": 0.01}]}
 
@@ -26,7 +27,7 @@ GATE = {"rules": [{"task": "terms", "min_gain": 0.05}, {"task": "reading", "max_
 def choices(row: SampleRow) -> dict[str, object]:
     """Log-likelihoods of four choices for the task `terms`: the chosen one is the first or the second."""
     right = row.metrics["acc"] == 1.0
-    output = '{"queue": "billing", "urgency": "high"}' if right else "not sure about the queue"
+    output = RIGHT if right else WRONG
     return {
         "log_likelihoods": (-1.5, -9.0, -12.25, -30.0) if right else (-9.0, -1.5, -12.25, -30.0),
         "output": output,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.publish.card import render_card, render_curve
-from lora_eval.publish.hub import Content
+from lora_eval.publish.content import Content
 from lora_eval.publish.records import EVALUATION, Records
 from lora_eval.publish.refusals import check_file, list_files, local_paths
 from lora_eval.publish.results_yaml import eval_results_yaml

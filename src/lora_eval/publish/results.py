@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lora_eval.errors import InputError
+from lora_eval.publish.content import Content
 from lora_eval.publish.contents import text_problems
-from lora_eval.publish.hub import Content, check_repo_id
+from lora_eval.publish.hub import check_repo_id
 from lora_eval.publish.records import portable
 from lora_eval.publish.refusals import secrets_in_rows
 from lora_eval.publish.stage import Prepared

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import CheckFailed, InputError
+from lora_eval.publish.content import Content, differing
 from lora_eval.publish.contents import (
     PUBLICATION,
     gather_folder,
@@ -15,7 +16,7 @@ from lora_eval.publish.contents import (
     text_problems,
     with_publication,
 )
-from lora_eval.publish.hub import Content, Progress, Repository, RepoType, check_repo_id, differing
+from lora_eval.publish.hub import Progress, Repository, RepoType, check_repo_id
 from lora_eval.publish.measured import Measured, Options
 from lora_eval.publish.records import EVALUATION, portable
 from lora_eval.publish.refusals import secrets_in_rows
