@@ -119,17 +119,19 @@ def partial_findings(adapter: Adapter, model: Model) -> Iterator[Finding]:
     """TGI and LoRAX drop a kind of layer as a whole where one of its layers has no LoRA (read in
     `prepare_weights` and `LoraWeights.load`: they return None).
     """
-    for target, (own, base) in sorted(_layers_by_target(adapter, model).items()):
-        if own < base:
-            missing = sorted(base - own)
-            yield _found(
-                adapter,
-                "partial-layers",
-                "ignored",
-                f"layers {missing[:_SHOWN]} have no LoRA on {target}: the server then leaves out {target} in "
-                "all layers",
-                fix=merge_fix(adapter, model),
-            )
+    gaps = [
+        f"{target} in layers {', '.join(map(str, sorted(base - own)[:_SHOWN]))}"
+        for target, (own, base) in sorted(_layers_by_target(adapter, model).items())
+        if own < base
+    ]
+    if gaps:
+        yield _found(
+            adapter,
+            "partial-layers",
+            "ignored",
+            f"it has no LoRA on {'; '.join(gaps)}: the server then leaves out these kinds of layers",
+            fix=merge_fix(adapter, model),
+        )
 
 
 def base_findings(adapter: Adapter, model: Model) -> Iterator[Finding]:
