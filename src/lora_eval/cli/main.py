@@ -31,6 +31,7 @@ _COMMANDS = {
     ),
     "export": ("lora_eval.cli.export", "Merge or quantize the measured model."),
     "verify": ("lora_eval.cli.verify", "Prove that an exported model is the measured one."),
+    "serve": ("lora_eval.cli.serve", "Serve base and adapters, or an exported model, with a local vLLM."),
     "smoke": ("lora_eval.cli.smoke", "Ask a running server whether it serves what was measured."),
     "deploy": ("lora_eval.cli.deploy", "Write a checked configuration for an inference server."),
     "judge": (

@@ -78,8 +78,8 @@ def _asked(options: dict[str, Any]) -> Asked:
         base_name, place = served_name(options["base"], "--base", required=False)
         _, path, revision = parse_arm(place)
         folder = resolve_model(path, revision)
-    adapters = _named(options["adapters"], "--adapter", resolve_adapter)
-    models = _named(options["models"], "--model", resolve_model)
+    adapters = named_folders(options["adapters"], "--adapter", resolve_adapter)
+    models = named_folders(options["models"], "--model", resolve_model)
     dtype, quantization = options["dtype"], None
     if folder is not None and adapters:
         arms = Arms(folder, adapters, dtype=dtype, quantize=options["quantize"])
@@ -89,7 +89,13 @@ def _asked(options: dict[str, Any]) -> Asked:
     )
 
 
-def _named(texts: tuple[str, ...], option: str, resolve: Any) -> dict[str, Path]:
+def named_folders(texts: tuple[str, ...], option: str, resolve: Any) -> dict[str, Path]:
+    """Return folders by the served names of `NAME=PATH`.
+
+    Raises:
+        InputError: there is no name, or one is given twice.
+        ModelError: there is no such folder.
+    """
     from lora_eval.models import parse_arm
 
     found: dict[str, Path] = {}

@@ -1,0 +1,159 @@
+"""The server's processes: started, waited for, warmed up, and ended with everything that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn, Self
+
+from lora_eval.engines.http_client import Refused, ServerClient
+from lora_eval.engines.http_requests import COMPLETIONS, greedy_body
+from lora_eval.engines.vllm_process import last_error
+from lora_eval.errors import InputError, ServerError
+from lora_eval.models import load_tokenizer
+from lora_eval.protocols import Progress
+from lora_eval.serve import watchdog
+from lora_eval.serve.command import Serving, find_vllm
+
+_WORD = "Once upon a time"
+
+
+class LocalServer:
+    """vLLM on this machine, at `url`; what it writes goes to `log`. Used as a context: afterwards none of its
+    processes is left.
+
+    Raises (on entering):
+        InputError, ModelError: what is to be served, or the port, cannot be used.
+        MissingExtraError: no vLLM.
+        ServerError: it ends instead of answering, or is not ready after `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        progress: Progress,
+        *,
+        port: int = 0,
+        timeout: float = 900,
+        log: Path | None = None,
+    ) -> None:
+        self.serving = serving
+        self._progress = progress
+        self._port = port
+        self._timeout = timeout
+        self._kept = log is not None
+        self.log = log or Path(tempfile.mkstemp(prefix="lora-eval-serve-", suffix=".log")[1])
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: int | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients ask, with `/v1`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.serving.host, self.serving.host)
+        return f"http://{host}:{self._port}/v1"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The served names, the base first."""
+        return (self.serving.name, *self.serving.adapters)
+
+    def __enter__(self) -> Self:
+        self.serving.check()
+        vllm = find_vllm()
+        self._port = free_port(self.serving.host, self._port)
+        reading, self._pipe = os.pipe()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(watchdog.__file__), str(reading),
+                 *self.serving.arguments(vllm, self._port)],
+                env=self.serving.environment(vllm), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=(reading,), start_new_session=True,
+            )  # fmt: skip
+        os.close(reading)
+        try:
+            self._wait()
+            self._warm_up()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        if not self._kept:
+            self.log.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the server and everything that it started."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+        if self._process is not None:
+            self._process.wait()
+
+    def wait(self) -> NoReturn:
+        """Watch over the server until this process is interrupted.
+
+        Raises:
+            ServerError: the server has ended by itself.
+        """
+        while True:
+            self._check()
+            time.sleep(0.2)
+
+    def _wait(self) -> None:
+        started = time.monotonic()
+        with ServerClient(self.url, timeout=5, tries=1) as client:
+            while True:
+                self._check()
+                with contextlib.suppress(ServerError, Refused):
+                    client.get("/v1/models")
+                    return
+                waited = time.monotonic() - started
+                if waited > self._timeout:
+                    raise ServerError(f"vLLM is not ready after {waited:.0f} seconds; its log is {self.log}")
+                self._progress("starting vLLM", int(waited), int(self._timeout))
+                time.sleep(0.5)
+
+    def _warm_up(self) -> None:
+        """Ask every model once: the first request for an adapter took 32 seconds on a CPU."""
+        ids = load_tokenizer(self.serving.model).encode(_WORD, add_special_tokens=False)
+        with ServerClient(self.url) as client:
+            for place, model in enumerate(self.models):
+                self._progress(f"warming up {model}", place, len(self.models))
+                try:
+                    client.post(COMPLETIONS, greedy_body(model, ids, 2))
+                except Refused as error:
+                    raise ServerError(
+                        f"{model}: the server answers its first request with {error}"
+                    ) from error
+
+    def _check(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            said = last_error(self.log) or "it says nothing of an error"
+            self._kept = True
+            raise ServerError(f"vLLM has ended: {said}; its log is {self.log}")
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0.
+
+    Raises:
+        InputError: it is taken, or the host is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"{host}:{port}: cannot be served on ({error.strerror}); give another --port"
+            ) from error
+        return int(found.getsockname()[1])
