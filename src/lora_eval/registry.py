@@ -143,6 +143,7 @@ def _expected_types() -> dict[str, tuple[type, ...]]:
         "template": (records.ChatTemplate,),
         "suite": (records.EvalSuite, protocols.Suite),
         "exporter": (protocols.Exporter,),
+        "judge": (records.JudgeProfile,),
     }
 
 
@@ -173,6 +174,8 @@ def _files_of(kind: str) -> list[Path]:
         return sorted(path for path in pairs if not path.stem.endswith("_training"))
     if kind == "suite":
         return sorted(resource_folder("evals").glob("*/suite.yaml"))
+    if kind == "judge":
+        return sorted((resource_folder("templates") / "judges" / "profiles").glob("*.yaml"))
     return []
 
 

@@ -23,6 +23,8 @@ from lora_eval.cli.compare_options import (
     read_suite,
     training_runs,
 )
+from lora_eval.cli.judge_options import SUITES as JUDGED
+from lora_eval.cli.judge_options import judged_suite_options
 from lora_eval.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     "--sequential", is_flag=True,
     help="Items in random order, look by look; a task stops as soon as it is decided.",
 )  # fmt: skip
+@judged_suite_options
 @click.option("--strict", is_flag=True, help="End with status 4 where the gate is inconclusive.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("comparison"), help="Folder; default: comparison."
@@ -157,6 +160,10 @@ def command(
     from lora_eval.models.processes import check_launch
     from lora_eval.models.quiet import quiet
 
+    if set(options["suites"]) & set(JUDGED):
+        from lora_eval.cli.compare_judged import compare_judged
+
+        return compare_judged(base, adapters, others, out, options | {"plan": only_plan}, as_json, silent)
     if only_plan:
         _plan(out, options, as_json=as_json)
         return 0

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 SUITES = ("alpaca-eval", "mt-bench", "pairwise")
 
 
-def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def judge_options(function: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
     """Add the options that name the judge."""
     for option in reversed((
-        click.option("--judge", required=True, metavar="NAME_OR_PATH",
+        click.option("--judge", required=required, metavar="NAME_OR_PATH",
                      help="A judge profile: a packaged one, a plugin's, or a YAML file."),
         click.option("--judge-model", metavar="MODEL",
                      help="The model to ask (default: the profile's); local:PATH: by our engine."),
@@ -27,6 +27,21 @@ def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )):  # fmt: skip
         function = option(function)
     return function
+
+
+def judged_suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `compare` that only a judged suite needs."""
+    for option in reversed((
+        click.option("--questions", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+                     help="Of a judged suite: your own questions."),
+        click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True,
+                     help="Of each turn of a judged suite."),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T",
+                     help="Of a judged suite (default: MT-Bench's, by category)."),
+        click.option("--max-cost", type=click.FloatRange(0), metavar="DOLLARS", help="The judge's."),
+    )):  # fmt: skip
+        function = option(function)
+    return judge_options(function, required=False)
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:

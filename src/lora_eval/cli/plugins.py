@@ -81,6 +81,10 @@ def _load(plugin: Plugin) -> None:
         from lora_eval.suites.catalog import load_suite
 
         load_suite(plugin.name)
+    elif plugin.kind == "judge":
+        from lora_eval.judges.profiles import find_profile
+
+        find_profile(plugin.name)
     else:
         load_plugin(plugin)
 
