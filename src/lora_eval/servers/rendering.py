@@ -92,11 +92,20 @@ def _values(server: LoraServer, plan: Plan, mount: Mount, findings: Sequence[Fin
         "lines": _lines(command.arguments),
         "adapters": [(adapter, adapter_folder(adapter)) for adapter in plan.adapters],
         "findings": findings,
+        "smoke": _smoke(plan),
         "sizes": plan.sizes,
         "memory": memory_table(plan),
         "storage": -(-plan.sizes.weight_bytes * 5 // (4 * _GIB)) + 1,
         "stops": plan.texts.stops or read_stops(plan.model.folder),
     }
+
+
+def _smoke(plan: Plan) -> str:
+    """Return what `lora-eval smoke` is told of the arms, in the deployment's folder."""
+    model = shlex.quote(f"{plan.model.name}={plan.model.folder}")
+    adapters = [shlex.quote(f"{one.name}={adapter_folder(one)}") for one in plan.adapters]
+    words = [f"--adapter {adapter}" for adapter in adapters]
+    return " ".join([f"--base {model}" if adapters else f"--model {model}", *words])
 
 
 def _lines(arguments: Sequence[str]) -> list[str]:
