@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
@@ -42,6 +42,7 @@ def test_holm_leaves_out_what_was_not_tested():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+@example([0.0, 0.0, 0.9766275284017774])
 def test_benjamini_hochberg_equals_scipy(p_values):
     expected = scipy_stats.false_discovery_control(p_values, method="bh")
     assert benjamini_hochberg(p_values) == pytest.approx(list(expected), abs=1e-12)

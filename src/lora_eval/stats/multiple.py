@@ -32,7 +32,8 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
     """
 
     def step_up(ordered: Values) -> Values:
-        raised = ordered * len(ordered) / np.arange(1, len(ordered) + 1)
+        # The factor first: the last one is exactly 1, and no value is raised beyond itself by rounding.
+        raised = ordered * (len(ordered) / np.arange(1, len(ordered) + 1))
         return np.minimum.accumulate(raised[::-1])[::-1]
 
     return _adjusted(p_values, step_up)
