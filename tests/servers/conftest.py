@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -11,11 +12,20 @@ from typing import Any
 
 import pytest
 
+from lora_eval.deploy import deploy
 from lora_eval.protocols import DeployRequest
 from lora_eval.records import Finding
 from lora_eval.registry import get
-from tests.conftest import save_tiny_adapter
+from tests.conftest import save_tiny_adapter, save_tiny_llama
 
+CASES = {
+    "vllm": ("vllm", 2, {}),
+    "vllm-cpu": ("vllm", 2, {"device": "cpu", "max_model_len": 512}),
+    "vllm-model": ("vllm", 0, {"port": 9000}),
+    "sglang": ("sglang", 2, {}),
+    "tgi": ("tgi", 2, {"port": 8080}),
+    "lorax": ("lorax", 1, {"port": 8080}),
+}
 SERVERS = ("vllm", "sglang", "tgi", "lorax")
 QKV = ["q_proj", "k_proj", "v_proj"]
 
@@ -63,3 +73,51 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
     """`copied(folder)` is a copy that a test may change."""
     made = iter(range(100))
     return lambda folder: Path(shutil.copytree(folder, tmp_path / f"{folder.name}-{next(made)}"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A tiny Llama that is stored in bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("served") / "llama"
+    save_tiny_llama(folder)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arms(base, make_adapter) -> dict[str, Path]:
+    """Two adapters of other ranks."""
+    return {"support": make_adapter(base=base, r=4), "legal": make_adapter(base=base, r=12, seed=3)}
+
+
+@pytest.fixture(scope="session")
+def rendered(base, arms, tmp_path_factory):
+    """`rendered("vllm")` is the folder of a case, and its record."""
+    made = {}
+
+    def make(case):
+        if case not in made:
+            server, count, options = CASES[case]
+            out = tmp_path_factory.mktemp("deployments") / case
+            chosen = dict(list(arms.items())[:count])
+            made[case] = out, deploy(server, DeployRequest(base, "llama", chosen, options), out)
+        return made[case]
+
+    return make
+
+
+def words_of(out: Path) -> list[str]:
+    """The command that serve.sh would run, as a shell splits it."""
+    text = (out / "serve.sh").read_text("utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("exec ")]
+    return shlex.split(line)[1:]
+
+
+def option(words: list[str], name: str) -> list[str]:
+    """The values of an option in a command."""
+    place = words.index(name) + 1
+    end = next((i for i in range(place, len(words)) if words[i].startswith("--")), len(words))
+    return words[place:end]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -20,53 +19,11 @@ from lora_eval.deploy import deploy
 from lora_eval.protocols import DeployRequest
 from lora_eval.registry import own_version
 from lora_eval.servers.layout import mount_of
-from tests.conftest import CHATML, CHECKOUT, save_tiny_llama, save_tiny_tokenizer
+from tests.conftest import CHATML, CHECKOUT, save_tiny_tokenizer
+from tests.servers.conftest import CASES, option, words_of
 
 GOLDEN = CHECKOUT / "tests" / "golden" / "deploy"
 DATA = Path(__file__).parent / "data"
-CASES = {
-    "vllm": ("vllm", 2, {}),
-    "vllm-cpu": ("vllm", 2, {"device": "cpu", "max_model_len": 512}),
-    "vllm-model": ("vllm", 0, {"port": 9000}),
-    "sglang": ("sglang", 2, {}),
-    "tgi": ("tgi", 2, {"port": 8080}),
-    "lorax": ("lorax", 1, {"port": 8080}),
-}
-RENDERED = ("README.md", "compose.yaml", "kubernetes.yaml", "serve.sh", "server.env")
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
-    """A tiny Llama that is stored in bfloat16."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("served") / "llama"
-    save_tiny_llama(folder)
-    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def arms(base, make_adapter) -> dict[str, Path]:
-    """Two adapters of other ranks."""
-    return {"support": make_adapter(base=base, r=4), "legal": make_adapter(base=base, r=12, seed=3)}
-
-
-@pytest.fixture(scope="session")
-def rendered(base, arms, tmp_path_factory):
-    """`rendered("vllm")` is the folder of a case, and its record."""
-    made = {}
-
-    def make(case):
-        if case not in made:
-            server, count, options = CASES[case]
-            out = tmp_path_factory.mktemp("deployments") / case
-            chosen = dict(list(arms.items())[:count])
-            made[case] = out, deploy(server, DeployRequest(base, "llama", chosen, options), out)
-        return made[case]
-
-    return make
 
 
 def normalised(text: str, base: Path) -> str:
@@ -149,13 +106,6 @@ def test_the_kubernetes_schema_refuses_unknown_keys(rendered) -> None:
     assert any("'arg' was unexpected" in message for message in validate_manifest(workload))
 
 
-def words_of(out: Path) -> list[str]:
-    """The command that serve.sh would run, as a shell splits it."""
-    text = (out / "serve.sh").read_text("utf-8").replace("\\\n", " ")
-    (line,) = [line for line in text.splitlines() if line.startswith("exec ")]
-    return shlex.split(line)[1:]
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_every_packaging_starts_the_same_server(case, rendered) -> None:
     """Command, compose file and manifest differ in paths and addresses only."""
@@ -195,13 +145,6 @@ def test_adapters_lie_under_names_of_their_contents(rendered, arms, base, make_a
 
     (folder,) = [arm.folder for arm in again.arms if arm.kind == "adapter"]
     assert folder != folders["support"]  # other weights, another path: no server's cache is stale
-
-
-def option(words: list[str], name: str) -> list[str]:
-    """The values of an option in a command."""
-    place = words.index(name) + 1
-    end = next((i for i in range(place, len(words)) if words[i].startswith("--")), len(words))
-    return words[place:end]
 
 
 def test_the_rank_is_the_next_of_vllms_sizes(rendered) -> None:

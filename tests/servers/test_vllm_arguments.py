@@ -1,0 +1,93 @@
+"""vLLM's own parser and configuration take what is written, without a model being loaded. vLLM needs an
+environment of its own (docs/vllm.md): the Python of $LORA_EVAL_VLLM_PYTHON is asked, or this one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers.conftest import CASES, words_of
+
+PYTHON = os.environ.get("LORA_EVAL_VLLM_PYTHON")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PYTHON is None and importlib.util.find_spec("vllm") is None,
+        reason="vllm is not installed; it needs an environment of its own (docs/vllm.md)",
+    ),
+]
+# The engine's configuration is made too: that step, and not the parser, checks lengths and LoRA settings.
+ASK = """
+import json, sys
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.usage.usage_lib import UsageContext
+answers = []
+for words in json.loads(sys.stdin.read()):
+    try:
+        args = make_arg_parser(FlexibleArgumentParser(prog="vllm serve")).parse_args(words)
+        validate_parsed_serve_args(args)
+        made = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+            usage_context=UsageContext.OPENAI_API_SERVER)
+        lora = made.lora_config
+        answers.append({"length": made.model_config.max_model_len, "dtype": str(made.model_config.dtype),
+                        "rank": lora and lora.max_lora_rank, "loras": lora and lora.max_loras,
+                        "targets": lora and lora.target_modules,
+                        "modules": [one.name for one in args.lora_modules or ()]})
+    except (Exception, SystemExit) as error:
+        answers.append({"error": f"{type(error).__name__}: {error}"})
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """`ask([words, ...])` gives vLLM's answer to each command; importing it takes 11 to 60 s."""
+
+    def call(commands, cwd):
+        environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [PYTHON or sys.executable, "-c", ASK],
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            timeout=300,
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS")]
+        assert lines, done.stderr[-3000:]
+        return json.loads(lines[-1].removeprefix("ANSWERS"))
+
+    return call
+
+
+def test_vllm_takes_its_commands(rendered, ask) -> None:
+    cases = [case for case in CASES if CASES[case][0] == "vllm"]
+    commands = []
+    for case in cases:
+        words = words_of(rendered(case)[0])
+        commands.append(words[words.index("--model") :])
+    wrong = [*commands[0], "--max-lora-rnk", "8"]
+
+    answers = ask([*commands, wrong], rendered("vllm")[0])
+
+    assert all("error" not in answer for answer in answers[:-1]), answers
+    assert answers[0] == {
+        "length": 1024,
+        "dtype": "torch.bfloat16",
+        "rank": 16,
+        "loras": 2,
+        "targets": ["k_proj", "q_proj", "v_proj"],
+        "modules": ["support", "legal"],
+    }
+    assert (answers[1]["length"], answers[1]["loras"]) == (512, 3)
+    assert (answers[2]["rank"], answers[2]["modules"]) == (None, [])
+    assert "SystemExit" in answers[-1]["error"]
