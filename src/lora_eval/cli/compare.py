@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     help="A LoRA adapter; repeatable. One NAME for several: training runs of one arm.",
 )
 @click.option(
-    "--arm", "others", multiple=True, metavar="NAME=KIND:PATH", help="A merged, gptq or awq folder."
-)
+    "--arm", "others", multiple=True, metavar="NAME=KIND:PATH",
+    help="A merged, gptq or awq folder, or served:URL#MODEL of a running server.",
+)  # fmt: skip
 @click.option("--suite", "suites", multiple=True, metavar="NAME_OR_PATH", help="What to run; repeatable.")
 @click.option("--tasks", metavar="A,B", help="lm-eval tasks, groups or tags by name.")
 @click.option(
@@ -215,7 +216,7 @@ def _compare(
     check_asked(options)
     find_plugin("engine", options["engine"])
     engine_options = dict(parse_engine_option(text) for text in options["engine_options"])
-    arms = parse_arms(base, adapters, others, options)
+    arms = parse_arms(base, adapters, others, options, served=True)
     arms.check()
     more_pairs = parse_pairs(options["pairs"], arms)
     members = training_runs(arms.adapters)
@@ -223,7 +224,7 @@ def _compare(
         check_sequential(arms, options)
     progress("loading the tasks", 0, 1)
     suite = read_suite(options)
-    if not arms.adapters and not arms.others:
+    if not arms.adapters and not arms.alone:
         raise InputError("nothing to compare the base with: give --adapter PATH or --arm NAME=KIND:PATH")
     check_method(options["method"], suite, members)
     if gate is not None:

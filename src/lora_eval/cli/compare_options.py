@@ -15,6 +15,7 @@ from lora_eval.errors import InputError, OutputError
 if TYPE_CHECKING:
     from lora_eval.engines.store import ResultStore
     from lora_eval.evaluate import Arms, FolderArm
+    from lora_eval.evaluate.arms import ServedArm
     from lora_eval.evaluate.selection import AnySuite
     from lora_eval.records import Gate
 
@@ -101,19 +102,26 @@ def _task_names(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def parse_arms(
-    base: str, adapters: tuple[str, ...], others: tuple[str, ...], options: dict[str, Any]
+    base: str,
+    adapters: tuple[str, ...],
+    others: tuple[str, ...],
+    options: dict[str, Any],
+    *,
+    served: bool = False,
 ) -> Arms:
     """Return who is compared, found on disk; names that were not given are chosen.
 
     A name given several times is one arm with several training runs: they are `NAME#1`, `NAME#2` and so on
-    (`training_runs`).
+    (`training_runs`). `served` allows models of running servers.
 
     Raises:
         InputError: two adapters without a name lie in folders of one name, or a run is named twice.
     """
-    from lora_eval.evaluate import Arms
+    from lora_eval.evaluate import Arms, FolderArm
+    from lora_eval.evaluate.arms import ServedArm
     from lora_eval.models import parse_arm, resolve_adapter, resolve_model
 
+    alone = [_other(text, (*_KINDS, "served") if served else _KINDS) for text in others]
     base_name, base_path, base_revision = parse_arm(base)
     folder = resolve_model(base_path, base_revision)
     found: dict[str, list[tuple[Path, str | None]]] = {}
@@ -135,7 +143,8 @@ def parse_arms(
     return Arms(
         base=folder,
         adapters={name: place for name, (place, _) in single.items()},
-        others=tuple(_other(text) for text in others),
+        others=tuple(arm for arm in alone if isinstance(arm, FolderArm)),
+        served=tuple(arm for arm in alone if isinstance(arm, ServedArm)),
         base_name=base_name or "base",
         base_revision=base_revision,
         revisions={name: revision for name, (_, revision) in single.items()},
@@ -179,7 +188,7 @@ def parse_pairs(texts: Sequence[str], arms: Arms) -> list[tuple[str, str]]:
     from lora_eval.schema import suggest
 
     known = [arms.base_name, *dict.fromkeys(name.partition(_RUN)[0] for name in arms.adapters)]
-    known += [*([ORIGINAL] if arms.add_original else []), *(other.name for other in arms.others)]
+    known += [*([ORIGINAL] if arms.add_original else []), *arms.alone]
     pairs = []
     for text in texts:
         names = tuple(name.strip() for name in text.split(","))
@@ -194,7 +203,7 @@ def parse_pairs(texts: Sequence[str], arms: Arms) -> list[tuple[str, str]]:
     return pairs
 
 
-def _other(text: str) -> FolderArm:
+def _other(text: str, kinds: Sequence[str]) -> FolderArm | ServedArm:
     from lora_eval.evaluate import FolderArm
     from lora_eval.models import parse_arm, resolve_model
     from lora_eval.schema import suggest
@@ -203,12 +212,28 @@ def _other(text: str) -> FolderArm:
     kind, colon, path = rest.partition(":")
     if not equals or not colon:
         raise InputError(f"--arm {text}: expected NAME=KIND:PATH, for example shipped=merged:./merged")
-    if kind not in _KINDS:
-        known = ", ".join(_KINDS)
-        raise InputError(f"--arm {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {known}")
+    if kind not in kinds:
+        known = ", ".join(kinds)
+        raise InputError(f"--arm {text}: unknown kind '{kind}'{suggest(kind, kinds)}; known: {known}")
+    if kind == "served":
+        parse_arm(f"{name}=server")
+        return _served(text, name, path)
     _, place, revision = parse_arm(path)
     parse_arm(f"{name}={place}")
     return FolderArm(name, kind, resolve_model(place, revision), revision)  # type: ignore[arg-type]
+
+
+def _served(text: str, name: str, place: str) -> ServedArm:
+    from lora_eval.engines.http_client import check_url
+    from lora_eval.evaluate.arms import ServedArm
+
+    url, _, model = place.partition("#")
+    if not model:
+        raise InputError(
+            f"--arm {text}: expected NAME=served:URL#MODEL, such as "
+            "prod=served:http://127.0.0.1:8000/v1#adapter-name"
+        )
+    return ServedArm(name, check_url(url), model)
 
 
 def parse_batch_tokens(text: str) -> int | None:
@@ -261,5 +286,5 @@ def check_gate(gate: Gate, path: Path, arms: Arms, suite: AnySuite) -> None:
 
     tasks = dict.fromkeys((*(entry.task for entry in suite.record.entries()), *suite.groups, *suite.items))
     names = [*dict.fromkeys(name.partition(_RUN)[0] for name in arms.adapters)]
-    names += [*([ORIGINAL] if arms.add_original else []), *(other.name for other in arms.others)]
+    names += [*([ORIGINAL] if arms.add_original else []), *arms.alone]
     check_names(gate, list(tasks), names, arms.base_name, str(path))

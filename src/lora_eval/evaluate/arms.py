@@ -27,12 +27,22 @@ class FolderArm:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedArm:
+    """One model of a running server that is an arm of its own: `url` ends with `/v1`, `model` is its name."""
+
+    name: str
+    url: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Arms:
     """Who is compared. `quantize` is `auto` (as the adapters were trained), `nf4` or `none`."""
 
     base: Path
     adapters: Mapping[str, Path] = field(default_factory=dict)
     others: Sequence[FolderArm] = ()
+    served: Sequence[ServedArm] = ()
     base_name: str = "base"
     base_revision: str | None = None
     revisions: Mapping[str, str | None] = field(default_factory=dict)
@@ -50,9 +60,14 @@ class Arms:
         """The adapters that change the base's own weights: each needs a copy of its own."""
         return {name: path for name, path in self.adapters.items() if needs_own_base(path)}
 
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """Names of the arms that share no base: folders, and models of running servers."""
+        return (*(arm.name for arm in self.others), *(arm.name for arm in self.served))
+
     def check(self) -> None:
         """Raise InputError for a name given twice, and ModelError for what cannot be opened."""
-        names = [self.base_name, *self.adapters, *(other.name for other in self.others)]
+        names = [self.base_name, *self.adapters, *self.alone]
         names += [ORIGINAL] if self.add_original else []
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.http import HttpEngine, open_served
 from lora_eval.engines.parallel import ALONE, Processes, parallel
 from lora_eval.engines.store import ResultStore
 from lora_eval.engines.stored import StorableEngine, StoredEngine
 from lora_eval.errors import InputError
-from lora_eval.evaluate.arms import Arms, FolderArm, choose_dtype
+from lora_eval.evaluate.arms import Arms, FolderArm, ServedArm, choose_dtype
 from lora_eval.models import (
     IDENTITY,
     Resident,
@@ -93,6 +95,13 @@ class Scorers:
             return self._of_paths(factory, arm.path, base_name=arm.name, dtype=dtype)
         return self._of_resident(factory, open_folder(arm.path, name=arm.name, dtype=dtype))
 
+    def served(self, arm: ServedArm, base: Path) -> Scorer:
+        """Return the engine of a running server's model, with one arm; the base's tokenizer is its."""
+        if self.processes.count > 1:
+            raise InputError(f"--arm {arm.name}=served: one process asks a server; run it without a launcher")
+        engine = open_served(arm.url, arm.model, base, name=arm.name, progress=self.progress)
+        return Scorer(engine, engine.notes)
+
     def stored(
         self, scorer: Scorer, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
     ) -> Engine:
@@ -104,8 +113,11 @@ class Scorers:
             engine.drafts = self._drafts
         if self.store is None or not isinstance(engine, StorableEngine):
             return parallel(engine, self.processes)
-        resident: Resident = engine.resident  # type: ignore[attr-defined]
-        identities = {name: identity(resident, each, quantization) for name, each in variants.items()}
+        if isinstance(engine, HttpEngine):
+            identities = {name: {"fingerprint": each.fingerprint} for name, each in variants.items()}
+        else:
+            resident: Resident = engine.resident  # type: ignore[attr-defined]
+            identities = {name: identity(resident, each, quantization) for name, each in variants.items()}
         return parallel(StoredEngine(engine, self.store, identities), self.processes)
 
     def _of_paths(self, factory: Any, *places: Any, **settings: Any) -> Scorer:

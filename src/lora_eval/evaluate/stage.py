@@ -157,6 +157,10 @@ def evaluate_arms(
             asked.answer(scorer, {name: variant}, numbers)
             del scorer
         gc.collect()
+    for served in arms.served:
+        progress(f"asking {served.name}", 0, 1)
+        with contextlib.closing(scorers.served(served, arms.base)) as scorer:
+            asked.answer(scorer, {served.name: scorer.engine.variant}, None, here=False)
     if asked.references:
         controls["reference"] = asked.references
     timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
@@ -182,8 +186,14 @@ class _Asked:
     references: dict[str, Any] = field(default_factory=dict)
 
     def answer(
-        self, scorer: Scorer, variants: Mapping[str, Variant], quantization: dict[str, Any] | None
+        self,
+        scorer: Scorer,
+        variants: Mapping[str, Variant],
+        quantization: dict[str, Any] | None,
+        *,
+        here: bool = True,
     ) -> None:
+        """Run the suite on each arm of the engine; lm-eval can check only one that computes `here`."""
         engine, processes = self.scorers.stored(scorer, variants, quantization), self.scorers.processes
         course, suite = self.course, self.suite
         settings = {name: _settings(suite, variant, quantization, scorer.notes, course)
@@ -196,7 +206,7 @@ class _Asked:
             run_suite(course.selected() if course else suite, engine, name, self.runs[name],
                       progress=self.scorers.progress, processes=processes,
                       spent=course.spent.get(name) if course else None, **own)  # fmt: skip
-        if self.check_reference is None:
+        if self.check_reference is None or not here:
             return
         if hasattr(scorer.engine, "drafts"):
             scorer.engine.drafts = None
