@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from lora_eval.evaluate import open_suite
@@ -84,6 +86,7 @@ class Echo:
     """An engine whose answers are known."""
 
     name, dtype, max_length, tokenizer, arms = "echo", "float32", 100, None, ("a",)
+    work: Counter[str] = Counter()
 
     def score(self, arm, requests, progress, finished=None):
         return [Score(-float(sum(request.continuation_ids)), True) for request in requests]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from lora_eval.engines.wrapped import WrappedEngine
 from lora_eval.errors import InputError
 from lora_eval.protocols import (
     Engine,
@@ -41,24 +41,12 @@ class AnySuite(Protocol):
         """Score every item on the arm."""
 
 
-class Recorder:
+class Recorder(WrappedEngine):
     """An engine that remembers what it was asked, one request for each prompt, with its answers."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.name, self.dtype, self.max_length = engine.name, engine.dtype, engine.max_length
-        self.work: Counter[str] = Counter()
+        super().__init__(engine)
         self.seen: dict[tuple[int, ...], tuple[int, ...]] = {}  # prompt -> what follows it
-
-    @property
-    def tokenizer(self) -> Any:
-        """The engine's."""
-        return self._engine.tokenizer
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The engine's."""
-        return self._engine.arms
 
     def score(
         self, arm: str, requests: Sequence[ScoreRequest], progress: Progress, finished: Finished | None = None
