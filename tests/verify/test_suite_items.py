@@ -86,7 +86,9 @@ class Echo:
     """An engine whose answers are known."""
 
     name, dtype, max_length, tokenizer, arms = "echo", "float32", 100, None, ("a",)
-    work: Counter[str] = Counter()
+
+    def __init__(self):
+        self.work = Counter()
 
     def score(self, arm, requests, progress, finished=None):
         return [Score(-float(sum(request.continuation_ids)), True) for request in requests]
