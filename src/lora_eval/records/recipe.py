@@ -45,7 +45,8 @@ class Recipe(Record):
     `transformers.BitsAndBytesConfig` (empty: no quantization), `training` to `trl.SFTConfig`, `model` to
     `AutoModelForCausalLM.from_pretrained`; a test binds every packaged recipe to those signatures.
 
-    `extends` names another recipe (or a path) whose values this one overrides, key by key.
+    `extends` names another recipe (or a path) whose values this one overrides, key by key. `target_server`
+    names the server that the adapter is made for (`vllm`): what it would refuse or ignore is not trained.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -61,5 +62,6 @@ class Recipe(Record):
     data: DataSection = DataSection()
     chat_template: str | None = None
     suite: str | None = None
+    target_server: str | None = None
     hardware: Hardware = Hardware()
     references: tuple[str, ...] = ()

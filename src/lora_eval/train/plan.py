@@ -18,6 +18,7 @@ from lora_eval.records import ChatTemplate, Recipe, RowCounts
 from lora_eval.registry import looks_like_path
 from lora_eval.resources import resolve_path
 from lora_eval.train.rows import Row, Tokenization, make_rows, read_files
+from lora_eval.train.target import check_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,6 +81,7 @@ def make_plan(
     config = read_config(base, "config.json")
     if "quantization_config" in config:
         raise ModelError(f"{base}: its weights are already quantized; train on the base in 16 or 32 bits")
+    check_target(recipe, base)
     data, held_out = resolved.data_files(), resolved.eval_files()
     tokenizer = load_tokenizer(base)
     check_family(recipe, str(config.get("model_type")), _own_default(tokenizer))
