@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from lora_eval.protocols import Score, ScoreRequest
 
 COMPLETIONS = "/v1/completions"
 PROMPT_LOGPROBS, ECHO = "prompt_logprobs", "echo"
 _TOKEN = re.compile(r"token_id:(\d+)")
+
+
+Given = ParamSpec("Given")
+Read = TypeVar("Read")
 
 
 class Unread(Exception):
@@ -58,6 +63,20 @@ def greedy_body(model: str, prompt: Sequence[int], max_tokens: int, **more: Any)
     } | more
 
 
+def _told(read: Callable[Given, Read]) -> Callable[Given, Read]:
+    """Say of a reply of another shape that it was not understood: servers differ, and ours is not to end."""
+
+    @wraps(read)
+    def call(*given: Given.args, **named: Given.kwargs) -> Read:
+        try:
+            return read(*given, **named)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise Unread(f"the reply is not as OpenAI's or vLLM's: {type(error).__name__} {error}") from error
+
+    return call
+
+
+@_told
 def read_answer(reply: Any) -> Answer:
     """Return what a completion's reply says.
 
@@ -111,6 +130,7 @@ def score_body(model: str, ids: Sequence[int], mode: str) -> dict[str, Any]:
 Row = Mapping[int, float]
 
 
+@_told
 def read_rows(reply: Any, ids: Sequence[int], mode: str) -> list[Row]:
     """Return for each token but the first {token id: log-probability}, with the prompt's own token and, where
     another is likelier, that one.
