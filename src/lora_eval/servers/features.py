@@ -152,11 +152,6 @@ def _regex(adapter: Adapter, model: Model) -> str | None:
     return f"target_modules is the pattern {target!r}" if named else None
 
 
-def _experts(adapter: Adapter, model: Model) -> str | None:
-    target = adapter.config.get("target_parameters")
-    return f"target_parameters is {target!r}" if target else None
-
-
 def _others(adapter: Adapter, model: Model) -> str | None:
     known = _HARMLESS | _SPOKEN_FOR
     unknown = sorted(key for key, value in adapter.config.items() if value and key not in known)
@@ -182,7 +177,6 @@ DETECTORS: dict[str, Detector] = {
     "copied-vocabulary": _copied,
     "lm-head": _head,
     "target-pattern": _regex,
-    "experts": _experts,
     "other-options": _others,
 }
 _SPOKEN_FOR = {
