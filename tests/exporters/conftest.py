@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,18 @@ def qlora(tmp_path_factory: pytest.TempPathFactory) -> Path:
             options={"onto": onto},
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory):
+    """Forty conversations of two turns, as a file of JSON lines."""
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    rows = [
+        [
+            {"role": "user", "content": f"Where is item {n}?"},
+            {"role": "assistant", "content": f"In room {n * 7}."},
+        ]
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path

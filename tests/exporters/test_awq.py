@@ -25,20 +25,6 @@ ROW = [72, 101, 108, 108, 111]
 
 
 @pytest.fixture(scope="module")
-def chats(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
-    rows = [
-        [
-            {"role": "user", "content": f"Where is item {n}?"},
-            {"role": "assistant", "content": f"In room {n * 7}."},
-        ]
-        for n in range(40)
-    ]
-    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
 def llm_compressor():
     """A Python with llm-compressor: that of the variable, or the one that an export has kept."""
     python = Path(os.environ.get(PYTHON) or default_folder() / "bin" / "python")

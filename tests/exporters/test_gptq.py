@@ -21,20 +21,6 @@ from tests.conftest import save_tiny_llama
 
 
 @pytest.fixture(scope="module")
-def chats(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
-    rows = [
-        [
-            {"role": "user", "content": f"Where is item {n}?"},
-            {"role": "assistant", "content": f"In room {n * 7}."},
-        ]
-        for n in range(40)
-    ]
-    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
 def quantized(qlora, chats, tmp_path_factory):
     out = tmp_path_factory.mktemp("quantized") / "gptq"
     seen = []
