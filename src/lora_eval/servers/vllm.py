@@ -41,8 +41,8 @@ ANSWERS = {
     "copied-vocabulary": Answer("info", "vLLM skips it, and has it in the base"),
     "lm-head": Answer(
         "warning",
-        "answers are right, but prompt log-probabilities leave the change out: never score this arm through "
-        "prompt_logprobs or echo; for that, merge it",
+        "upstream reports prompt log-probabilities without the change (the CPU build gives the right ones): "
+        "score this arm through prompt_logprobs or echo only where `lora-eval smoke` has passed, or merge it",
         f"{_ISSUES}/51594",
     ),
     "other-options": Answer("ignored", "vLLM does not read them"),
