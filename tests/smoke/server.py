@@ -236,8 +236,10 @@ class TinyServer:
         generator = torch.Generator().manual_seed(body.get("seed") or 0)
         new: list[int] = []
         rows: list[Any] = []
+        past, fresh = self._begin(model, name, ids)
         while len(new) < body.get("max_tokens", 16):
-            logits = self._logits(model, name, [*ids, *new])
+            done = model(torch.tensor([fresh]), past_key_values=past, use_cache=True)
+            past, logits = done.past_key_values, done.logits[0, -1].float()
             rows.append(torch.log_softmax(logits, -1))
             for token, value in bias.items():
                 logits[token] += value
@@ -246,22 +248,23 @@ class TinyServer:
             else:
                 token = int(logits.argmax())
             new.append(token)
+            fresh = [token]
             text = self.resident.tokenizer.decode(new)
             ended = token in stops and self.lie != "no-stop"
             if ended or any(stop in text for stop in body.get("stop") or ()):
                 return new, rows, "stop"
         return new, rows, "length"
 
-    def _logits(self, model: Any, name: str, ids: list[int]) -> Any:
+    def _begin(self, model: Any, name: str, ids: list[int]) -> tuple[Any, list[int]]:
+        """Return keys and values that are there, and the tokens that are not in them."""
         import torch
 
         if self.lie != "stale-cache" or len(ids) <= _BLOCK:
-            return model(torch.tensor([ids])).logits[0, -1].float()
+            return None, ids
         key = (name, tuple(ids[:_BLOCK]))
         if key not in self.kept:
             self.kept[key] = model(torch.tensor([ids[:_BLOCK]]), use_cache=True).past_key_values
-        past = copy.deepcopy(self.kept[key])
-        return model(torch.tensor([ids[_BLOCK:]]), past_key_values=past).logits[0, -1].float()
+        return copy.deepcopy(self.kept[key]), ids[_BLOCK:]
 
     def _load(self, body: dict[str, Any]) -> str:
         name, path = body["lora_name"], body["lora_path"]

@@ -31,12 +31,15 @@ ONLY = {"no-stop", "stale-cache", "other-template", "mixed", "lm-head", "streams
 ONLY |= {"finish-reason", "no-load"}
 
 
+LOADING = {"stale-cache", "no-load", "keeps-unloaded"}  # these are told by loading only
+
+
 def _silent(*_: object) -> None:
     pass
 
 
 def _smoke(base: Path, adapters: dict[str, Path], lie: str | None = None, **changes: object) -> Smoke:
-    asked = Asked(base, adapters=adapters, allow_load=True)
+    asked = Asked(base, adapters=adapters, allow_load=lie is None or lie in LOADING)
     with TinyServer(base, adapters, lie, **changes) as server:
         return smoke(server.url, asked, _silent)
 
