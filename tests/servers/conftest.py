@@ -21,6 +21,7 @@ from tests.conftest import save_tiny_adapter, save_tiny_llama
 CASES = {
     "vllm": ("vllm", 2, {}),
     "vllm-cpu": ("vllm", 2, {"device": "cpu", "max_model_len": 512}),
+    "vllm-two-gpus": ("vllm", 1, {"tensor_parallel": 2, "targets": ("compose", "kubernetes", "command")}),
     "vllm-model": ("vllm", 0, {"port": 9000}),
     "sglang": ("sglang", 2, {}),
     "tgi": ("tgi", 2, {"port": 8080}),
@@ -113,7 +114,9 @@ def words_of(out: Path) -> list[str]:
     """The command that serve.sh would run, as a shell splits it."""
     text = (out / "serve.sh").read_text("utf-8").replace("\\\n", " ")
     (line,) = [line for line in text.splitlines() if line.startswith("exec ")]
-    return shlex.split(line)[1:]
+    words = shlex.split(line)[1:]
+    assert words[-1] == "$@"
+    return words[:-1]
 
 
 def option(words: list[str], name: str) -> list[str]:

@@ -12,7 +12,7 @@ from lora_eval.protocols import DeployRequest
 from lora_eval.registry import get
 from lora_eval.servers.inputs import Adapter, Model, Tensor
 from lora_eval.servers.rendering import memory_table, size_text
-from lora_eval.servers.sizes import kv_bytes, serving_sizes
+from lora_eval.servers.sizes import kv_bytes, kv_shares, serving_sizes
 from tests.conftest import save_tiny_llama
 from tests.servers.conftest import SERVERS, ask, edit_json, of_rule
 
@@ -204,3 +204,35 @@ def test_nested_configurations_are_read(tiny_llama, copied) -> None:
     (base / "config.json").write_text(json.dumps({"model_type": "x", "text_config": data}))
 
     assert Model("m", base).value("max_position_embeddings", "n_positions") == 1024
+
+
+@pytest.mark.parametrize("server", ["vllm", "sglang"])
+def test_heads_are_shared_out_evenly(server, tiny_llama) -> None:
+    assert of_rule(ask(server, tiny_llama, tensor_parallel=2), "tensor-parallel") == []
+    (finding,) = of_rule(ask(server, tiny_llama, tensor_parallel=3), "tensor-parallel")
+    assert (finding.severity, "2 attention heads" in finding.reason) == ("refused", True)
+
+
+def test_two_gpus_hold_half_of_the_weights_each(tmp_path, make_adapter) -> None:
+    base = tmp_path / "base"
+    save_tiny_llama(base, num_key_value_heads=2)
+    adapter = make_adapter(base=base, r=8)
+    one, two = (
+        get("server", "vllm").plan(DeployRequest(base, "base", {"a": adapter}, {"tensor_parallel": gpus}))
+        for gpus in (1, 2)
+    )
+
+    alone, shared = memory_table(one)[0], memory_table(two)[0]
+
+    assert shared["free"] - alone["free"] == one.sizes.weight_bytes / 2
+    assert shared["tokens"] == pytest.approx(2 * alone["tokens"], rel=1e-4)  # one of two heads on each
+
+
+def test_keys_and_values_that_cannot_be_shared_out() -> None:
+    from pathlib import Path
+
+    model = Model("m", Path("nowhere"))
+    model.__dict__["config"] = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    assert [kv_shares(model, gpus) for gpus in (1, 2, 4)] == [1, 2, 2]
+    model.__dict__["config"] |= {"kv_lora_rank": 512}
+    assert kv_shares(model, 4) == 1

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.servers.conftest import CASES, words_of
+from tests.servers.conftest import words_of
 
 PYTHON = os.environ.get("LORA_EVAL_VLLM_PYTHON")
 pytestmark = [
@@ -30,10 +30,14 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.usage.usage_lib import UsageContext
 answers = []
-for words in json.loads(sys.stdin.read()):
+for words, parse_only in json.loads(sys.stdin.read()):
     try:
         args = make_arg_parser(FlexibleArgumentParser(prog="vllm serve")).parse_args(words)
         validate_parsed_serve_args(args)
+        if parse_only:
+            answers.append({"tensor": args.tensor_parallel_size, "pipeline": args.pipeline_parallel_size,
+                            "executor": args.distributed_executor_backend})
+            continue
         made = AsyncEngineArgs.from_cli_args(args).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER)
         lora = made.lora_config
@@ -70,17 +74,23 @@ def ask(tmp_path_factory):
 
 
 def test_vllm_takes_its_commands(rendered, ask) -> None:
-    cases = [case for case in CASES if CASES[case][0] == "vllm"]
-    commands = []
-    for case in cases:
+    def command(case, *more):
         words = words_of(rendered(case)[0])
-        commands.append(words[words.index("--model") :])
-    wrong = [*commands[0], "--max-lora-rnk", "8"]
+        return [*words[words.index("--model") :], *more]
 
-    answers = ask([*commands, wrong], rendered("vllm")[0])
+    ray = ("--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray")
+    two, cpu, alone, several, misspelt = ask(
+        [
+            (command("vllm"), False),
+            (command("vllm-cpu"), False),
+            (command("vllm-model"), False),
+            (command("vllm-two-gpus", *ray), True),  # this machine has neither GPUs nor Ray
+            (command("vllm", "--max-lora-rnk", "8"), False),
+        ],
+        rendered("vllm")[0],
+    )
 
-    assert all("error" not in answer for answer in answers[:-1]), answers
-    assert answers[0] == {
+    assert two == {
         "length": 1024,
         "dtype": "torch.bfloat16",
         "rank": 16,
@@ -88,6 +98,7 @@ def test_vllm_takes_its_commands(rendered, ask) -> None:
         "targets": ["k_proj", "q_proj", "v_proj"],
         "modules": ["support", "legal"],
     }
-    assert (answers[1]["length"], answers[1]["loras"]) == (512, 3)
-    assert (answers[2]["rank"], answers[2]["modules"]) == (None, [])
-    assert "SystemExit" in answers[-1]["error"]
+    assert (cpu["length"], cpu["loras"]) == (512, 3)
+    assert (alone["rank"], alone["modules"]) == (None, [])
+    assert several == {"tensor": 2, "pipeline": 2, "executor": "ray"}
+    assert "SystemExit" in misspelt["error"]

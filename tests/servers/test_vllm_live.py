@@ -68,7 +68,7 @@ def test_vllm_refuses_what_the_lint_says(place, server, tiny_llama, make_adapter
     assert status == (500 if blocking(tiny_llama, adapter) else 200), said
 
 
-# What another base has that tiny_llama (2 layers, hidden 64) has not, and what vLLM 0.32 answers to its adapter.
+# What another base has that tiny_llama has not (2 layers, hidden 64), and vLLM 0.32's answer to its adapter.
 # Where it says 200 it serves another model: only the lint is in the way.
 @pytest.mark.parametrize(
     ("config", "status"),

@@ -45,6 +45,10 @@ _SHOWN = ("server", "version", "findings", "files")
 @click.option(
     "--max-loras", type=click.IntRange(min=1), help="Adapters in one batch (default: enough for all of them)."
 )
+@click.option(
+    "--tensor-parallel", type=click.IntRange(min=1),
+    help="vllm and sglang: GPUs of one machine that share every layer (default: 1).",
+)  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), help="On this machine (default: the server's own).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and files as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print findings that forbid the deployment, and errors.")

@@ -15,6 +15,7 @@ from lora_eval.servers.base_rules import (
     context_findings,
     context_length,
     dtype_findings,
+    parallel_findings,
     stored_dtype,
 )
 from lora_eval.servers.features import Answers, feature_findings
@@ -42,6 +43,7 @@ class Plan:
     slots: int
     port: int
     targets: tuple[str, ...]
+    gpus: int = 1  # that share every layer (tensor parallelism)
 
     @property
     def target_modules(self) -> tuple[str, ...]:
@@ -135,6 +137,7 @@ class LoraServer:
             slots=self.slots(request, adapters),
             port=int(request.options.get("port") or self.inner_port),
             targets=self._targets(request),
+            gpus=int(request.options.get("tensor_parallel") or 1),
         )
 
     # What a subclass says of its own.
@@ -190,6 +193,7 @@ class LoraServer:
         yield from self.format_findings(request, model)
         yield from dtype_findings(model, self.dtype(request, model, adapters), served, self.title)
         yield from context_findings(model, request.options.get("max_model_len"))
+        yield from parallel_findings(model, int(request.options.get("tensor_parallel") or 1))
 
     def _targets(self, request: DeployRequest) -> tuple[str, ...]:
         asked = tuple(request.options.get("targets") or ())

@@ -52,6 +52,14 @@ def context_findings(model: Model, asked: int | None) -> Iterator[Finding]:
         yield Finding(arm=model.name, rule="context-length", severity="refused", reason=reason)
 
 
+def parallel_findings(model: Model, gpus: int) -> Iterator[Finding]:
+    """Attention is shared out by heads: they must come out even (vLLM's and SGLang's layers assert it)."""
+    heads = model.value("num_attention_heads", "n_head")
+    if heads is not None and int(heads) % gpus:
+        reason = f"its {heads} attention heads cannot be shared out to --tensor-parallel {gpus} GPUs"
+        yield Finding(arm=model.name, rule="tensor-parallel", severity="refused", reason=reason)
+
+
 def head_width(model: Model) -> int | None:
     """Length of a head's keys: config.json's, else hidden size over heads; None where neither is there."""
     own = model.value("head_dim")

@@ -15,6 +15,7 @@ from lora_eval.resources import resource_folder
 from lora_eval.schema import write_text
 from lora_eval.servers.base import LoraServer, Place, Plan
 from lora_eval.servers.layout import Mount, adapter_folder, copy_adapter, mount_of
+from lora_eval.servers.sizes import kv_shares
 from lora_eval.servers.texts import read_stops
 
 if TYPE_CHECKING:
@@ -60,16 +61,17 @@ def render(server: LoraServer, plan: Plan, out: Path, findings: Sequence[Finding
 
 
 def memory_table(plan: Plan) -> list[dict[str, Any]]:
-    """Return for each size of card what is left beside the weights, the tokens that fit, and the adapters
-    that fit beside one request of full length; None where it does not follow.
+    """Return for each size of card what is left on each beside its share of the weights, the tokens that fit,
+    and the adapters that fit beside one request of full length; None where it does not follow. With several
+    GPUs an adapter is counted whole on each, which is more than it takes.
     """
     sizes, rows = plan.sizes, []
     for gibibytes in _GPUS:
-        free = gibibytes * _GIB * _SHARE - sizes.weight_bytes
+        free = gibibytes * _GIB * _SHARE - sizes.weight_bytes / plan.gpus
         slots = (sizes.adapter_slot_bytes or 0) * (plan.slots if plan.adapters else 0)
-        each = sizes.kv_bytes_per_token
+        each = (sizes.kv_bytes_per_token or 0) / kv_shares(plan.model, plan.gpus)
         tokens = int((free - slots) // each) if each else None
-        room = free - plan.length * (each or 0)
+        room = free - plan.length * each
         fit = int(room // sizes.adapter_slot_bytes) if each and sizes.adapter_slot_bytes else None
         rows.append({"gpu": gibibytes, "free": free, "tokens": tokens, "adapters": fit})
     return rows
@@ -143,6 +145,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "max_model_len": plan.length,
         "max_lora_rank": plan.rank or None,
         "max_loras": plan.slots if plan.adapters else None,
+        "tensor_parallel": plan.gpus,
         "target_modules": list(plan.target_modules),
         "stop_token_ids": list(plan.texts.stops),
         "port": plan.port,

@@ -60,6 +60,7 @@ class SglangServer(LoraServer):
     answers = ANSWERS
     packaging = Packaging("SGLang", has_stop_option=False)
     dtypes = ("bfloat16", "float16", "float32")
+    options = (*LoraServer.options, "tensor_parallel")
     runs_in_python = True
 
     def slots(self, request: DeployRequest, adapters: Sequence[Adapter]) -> int:
@@ -87,6 +88,7 @@ class SglangServer(LoraServer):
             port=place.port,
             dtype=plan.dtype,
             context_length=plan.length,
+            tp_size=plan.gpus if plan.gpus > 1 else None,
             chat_template=f"{place.files}/chat_template.jinja" if plan.texts.changed else None,
         )
         if plan.adapters:

@@ -49,6 +49,14 @@ def kv_bytes(model: Model, width: int) -> tuple[int | None, str | None]:
     return 2 * int(layers) * int(heads) * head * width, None
 
 
+def kv_shares(model: Model, gpus: int) -> int:
+    """Return over how many GPUs the keys and values of a token are shared out: by key-value heads, and not
+    at all with latent attention, where each GPU holds the whole latent.
+    """
+    heads = model.value("num_key_value_heads", "num_attention_heads", "n_head")
+    return 1 if model.value("kv_lora_rank") or heads is None else min(gpus, int(heads))
+
+
 def _adapted(model: Model, adapters: Sequence[Adapter]) -> list[tuple[int, ...]]:
     """(out, in) of every layer that any of the adapters may change, in all its layers."""
     targets = {target for adapter in adapters for target in adapter.targets}

@@ -12,4 +12,5 @@ exec docker run --rm --gpus all --shm-size 8g --env-file server.env \
   --dtype bfloat16 \
   --max-total-tokens 1024 \
   --max-input-length 1023 \
-  --tokenizer-config-path /deploy/tokenizer_config.json
+  --tokenizer-config-path /deploy/tokenizer_config.json \
+  "$@"

@@ -17,4 +17,5 @@ exec python3 -m sglang.launch_server \
   --max-loras-per-batch 3 \
   --max-lora-rank 12 \
   --lora-target-modules k_proj q_proj v_proj \
-  --lora-paths support=./adapters/support-DIGEST legal=./adapters/legal-DIGEST
+  --lora-paths support=./adapters/support-DIGEST legal=./adapters/legal-DIGEST \
+  "$@"

@@ -13,4 +13,5 @@ exec docker run --rm --gpus all --shm-size 8g --env-file server.env \
   --max-total-tokens 1024 \
   --max-input-tokens 1023 \
   --tokenizer-config-path /deploy/tokenizer_config.json \
-  --lora-adapters support=/deploy/adapters/support-DIGEST,legal=/deploy/adapters/legal-DIGEST
+  --lora-adapters support=/deploy/adapters/support-DIGEST,legal=/deploy/adapters/legal-DIGEST \
+  "$@"

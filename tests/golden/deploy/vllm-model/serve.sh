@@ -12,4 +12,5 @@ exec python3 -m vllm.entrypoints.openai.api_server \
   --port 9000 \
   --dtype bfloat16 \
   --max-model-len 1024 \
-  --gpu-memory-utilization 0.9
+  --gpu-memory-utilization 0.9 \
+  "$@"

@@ -18,4 +18,5 @@ exec python3 -m vllm.entrypoints.openai.api_server \
   --max-cpu-loras 2 \
   --max-lora-rank 16 \
   --lora-target-modules k_proj q_proj v_proj \
-  --lora-modules '{"name":"support","path":"./adapters/support-DIGEST","base_model_name":"llama"}' '{"name":"legal","path":"./adapters/legal-DIGEST","base_model_name":"llama"}'
+  --lora-modules '{"name":"support","path":"./adapters/support-DIGEST","base_model_name":"llama"}' '{"name":"legal","path":"./adapters/legal-DIGEST","base_model_name":"llama"}' \
+  "$@"
