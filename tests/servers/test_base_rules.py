@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lora_eval.protocols import DeployRequest
 from lora_eval.registry import get
+from lora_eval.servers.base import Place
 from lora_eval.servers.inputs import Adapter, Model, Tensor
 from lora_eval.servers.rendering import memory_table, size_text
 from lora_eval.servers.sizes import kv_bytes, kv_shares, serving_sizes
@@ -236,3 +237,16 @@ def test_keys_and_values_that_cannot_be_shared_out() -> None:
     assert [kv_shares(model, gpus) for gpus in (1, 2, 4)] == [1, 2, 2]
     model.__dict__["config"] |= {"kv_lora_rank": 512}
     assert kv_shares(model, 4) == 1
+
+
+@pytest.mark.parametrize(("server", "said"), [("tgi", []), ("lorax", ["--quantize", "gptq"])])
+def test_a_quantized_model_sets_its_own_dtype(server, said, quantized) -> None:
+    """Both launchers refuse --dtype beside --quantize."""
+    server = get("server", server)
+    plan = server.plan(DeployRequest(quantized(GPTQ), "base"))
+
+    words = list(server.launch(plan, Place("/model", "/deploy", "0.0.0.0", 80)).arguments)
+
+    assert "--dtype" not in words
+    place = words.index("--quantize") if said else 0
+    assert words[place : place + len(said)] == said

@@ -16,6 +16,7 @@ from lora_eval.servers.rules import partial_findings
 from lora_eval.servers.texts import Packaging, legacy_tokenizer_config
 from lora_eval.servers.tgi import TOKENIZER, five_field_answers
 
+_QUANTIZED = ("gptq", "awq")  # values of --quantize that models of this form need
 _ISSUES = "https://github.com/predibase/lorax/issues"
 
 
@@ -56,11 +57,14 @@ class LoraxServer(LoraServer):
 
     def launch(self, plan: Plan, place: Place) -> Launch:
         """The image's own launcher; it is told of no adapter."""
+        method = plan.model.quantization.get("quant_method")
         arguments = flags(
             model_id=place.model,
             hostname=place.host,
             port=place.port,
-            dtype=plan.dtype,
+            # The launcher: dtype "cannot be used with --quantize".
+            dtype=None if method else plan.dtype,
+            quantize=method if method in _QUANTIZED else None,
             max_total_tokens=plan.length,
             max_input_length=plan.length - 1,
             tokenizer_config_path=f"{place.files}/{TOKENIZER}",

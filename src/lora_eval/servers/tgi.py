@@ -80,7 +80,8 @@ class TgiServer(LoraServer):
             model_id=place.model,
             hostname=place.host,
             port=place.port,
-            dtype=plan.dtype,
+            # The launcher: "This option cannot be used with --quantize", which such a model sets by itself.
+            dtype=None if plan.model.quantization else plan.dtype,
             max_total_tokens=plan.length,
             max_input_tokens=plan.length - 1,
             tokenizer_config_path=f"{place.files}/{TOKENIZER}",
