@@ -58,7 +58,7 @@ def test_base_and_adapters_are_served_as_measured(
     found = smoke(server.url, Asked(tiny_llama, adapters=two_adapters), _silent)
     assert [check for check in found.checks if check.passed is not True] == []
     assert found.server == find_vllm().version
-    assert len(found.checks) == 3 + 1 + 3 * 7 + 4 + 3
+    assert len(found.checks) == 3 + 1 + 3 * 8 + 4 + 3
 
 
 def test_a_reload_from_the_same_path_is_stale(

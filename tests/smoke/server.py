@@ -31,6 +31,7 @@ LIES = {
     "ignores-fields": "ignores every field that is not OpenAI's",
     "lm-head": "computes the prompt's log-probabilities without the adapter",
     "streams-base": "answers with the base where it streams",
+    "chats-base": "answers chat completions with the base",
     "no-load": "says 200 to a load and gives the base",
     "keeps-unloaded": "says 200 to an unload and goes on answering",
     "dies": "ends at two prompts with log-probabilities at a time",
@@ -128,7 +129,8 @@ class TinyServer:
                 raise Fault(404, f"The model `{name}` does not exist.")
             return self.base_name
         names = list(self.paths)
-        if self.lie == "base" or (self.lie == "streams-base" and body.get("stream")):
+        streams, chats = body.get("stream"), "messages" in body
+        if self.lie == "base" or (self.lie, True) in (("streams-base", streams), ("chats-base", chats)):
             return self.base_name
         if self.lie == "swap" and name in names:
             return names[(names.index(name) + 1) % len(names)]

@@ -23,11 +23,12 @@ CAUGHT_BY = {
     "ignores-fields": "stop-token",
     "lm-head": "prompt-log-probabilities",
     "streams-base": "streaming",
+    "chats-base": "chat",
     "no-load": "hot-load",
     "keeps-unloaded": "unload",
 }
 # These break one check only: the others do not cry for what is right.
-ONLY = {"no-stop", "stale-cache", "other-template", "mixed", "lm-head", "streams-base"}
+ONLY = {"chats-base", "no-stop", "stale-cache", "mixed", "lm-head", "streams-base"}
 ONLY |= {"finish-reason", "no-load"}
 
 

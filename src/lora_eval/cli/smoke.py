@@ -133,7 +133,9 @@ def _print(record: Smoke, *, as_json: bool, silent: bool) -> None:
             arm = f"{check.arm}: " if check.arm else ""
             click.echo(f"{_SAID[check.passed]:<11}  {check.name:<24}  {arm}{check.detail}", err=True)
     for load in record.load:
-        who = f"{load.adapters} adapters in turn" if load.adapters else "base alone"
+        who = (
+            f"{load.adapters} adapter{'s in turn' if load.adapters > 1 else ''}" if load.adapters else "base"
+        )
         click.echo(
             f"{who}: not measured: {load.reason}" if load.reason else
             f"{who}: {load.requests_per_second} answers of {load.new_tokens} tokens a second, "

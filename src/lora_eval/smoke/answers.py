@@ -86,6 +86,18 @@ def _parted(number: int, place: int, token: int, step: Step) -> str:
     )
 
 
+def of_answers(told: Sequence[Answer], tokenizer: Any) -> Expected:
+    """The server's own answers as an expectation: leads are its own, and 0 where it tells none."""
+    return Expected((), tuple(_steps(answer, answer.ids(tokenizer)) for answer in told))
+
+
+def _steps(answer: Answer, ids: Sequence[int]) -> tuple[Step, ...]:
+    values, leads = answer.log_probabilities, answer.leads
+    values = values if len(values) == len(ids) else (0.0,) * len(ids)
+    leads = leads if len(leads) == len(ids) else (0.0,) * len(ids)
+    return tuple(Step(*each) for each in zip(ids, values, leads, strict=True))
+
+
 def check_listed(served: Served, arm: LocalArm) -> Outcome:
     """The server lists the name."""
     if served.models is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_eval.engines.http_client import Refused
 from lora_eval.engines.http_requests import COMPLETIONS, Answer, Unread, greedy_body, read_answer
+from lora_eval.smoke.answers import distance, of_answers
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served
 
@@ -23,6 +24,7 @@ _CONVERSATIONS: tuple[Turns, ...] = (
 _CHAT = "/v1/chat/completions"
 _FORCE = 100  # added to a token's logit
 _TOKENS = 3
+_CHAT_TOKENS = 8
 
 
 def check_template(served: Served, arm: LocalArm) -> Outcome:
@@ -81,6 +83,39 @@ def _first_difference(ids: Sequence[int], wanted: Sequence[int], tokenizer: Any)
         f"{len(ids)} token ids against {len(wanted)} of the measured template, other from token {place} on: "
         f"{theirs!r} against {ours!r}"
     )
+
+
+def check_chat(served: Served, arm: LocalArm) -> Outcome:
+    """A chat completion is answered by the same weights as a completion of the same token ids."""
+    turns = _CONVERSATIONS[0]
+    wanted = _local(arm.templated, turns) if arm.templated.chat_template else None
+    if wanted is None:
+        return None, f"{arm.path}: the tokenizer has no chat template that renders a question"
+    plain = read_answer(served.client.post(COMPLETIONS, greedy_body(arm.name, wanted, _CHAT_TOKENS)))
+    body = greedy_body(arm.name, (), _CHAT_TOKENS, messages=turns, logprobs=False)
+    del body["prompt"]
+    told = read_chat(served.client.post(_CHAT, body))
+    found = distance([told], of_answers([plain], arm.tokenizer), arm.tolerance, arm.tokenizer)
+    if found.parted:
+        return (
+            False,
+            f"chat completions answer otherwise: {found.parted[0].replace('here', 'in completions')}",
+        )
+    return True, f"chat completions answer as completions do ({_CHAT_TOKENS} tokens)"
+
+
+def read_chat(reply: Any) -> Answer:
+    """Return what a chat completion's reply says.
+
+    Raises:
+        Unread: it holds no message.
+    """
+    try:
+        choice = reply["choices"][0]
+        ids, text = choice.get("token_ids"), choice["message"]["content"] or ""
+        return Answer(str(text), None if ids is None else tuple(ids), choice.get("finish_reason"))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Unread("the reply of chat completions holds no message") from error
 
 
 def check_stop_token(served: Served, arm: LocalArm) -> Outcome:

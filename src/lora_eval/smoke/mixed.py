@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lora_eval.engines.http_requests import COMPLETIONS, Answer, read_answer
-from lora_eval.engines.vllm_probe import Expected, Step, Tolerance
+from lora_eval.engines.vllm_probe import Tolerance
 from lora_eval.protocols import GenerateRequest
-from lora_eval.smoke.answers import distance
+from lora_eval.smoke.answers import distance, of_answers
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served, bodies_of
 
@@ -56,7 +56,7 @@ def check_mixed(served: Served, arm: LocalArm, mixed: Mapping[str, Sequence[Answ
     bodies = bodies_of(arm.name, _prompts(served, arm))
     alone = [read_answer(served.client.post(COMPLETIONS, body)) for body in bodies]
     together = ask_together(served, [arm])[arm.name]
-    expected = _of_answers(alone, arm)
+    expected = of_answers(alone, arm.tokenizer)
     floor = distance(together, expected, arm.tolerance, arm.tokenizer)
     limit = Tolerance(
         max(arm.tolerance.mean / _PART, _ROUNDING * _mean(floor.differences), _LEVEL / _PART),
@@ -76,15 +76,3 @@ def check_mixed(served: Served, arm: LocalArm, mixed: Mapping[str, Sequence[Answ
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _of_answers(told: Sequence[Answer], arm: LocalArm) -> Expected:
-    """The server's own answers as an expectation: leads are its own, and 0 where it tells none."""
-    return Expected((), tuple(_steps(answer, answer.ids(arm.tokenizer)) for answer in told))
-
-
-def _steps(answer: Answer, ids: Sequence[int]) -> tuple[Step, ...]:
-    values, leads = answer.log_probabilities, answer.leads
-    values = values if len(values) == len(ids) else (0.0,) * len(ids)
-    leads = leads if len(leads) == len(ids) else (0.0,) * len(ids)
-    return tuple(Step(*each) for each in zip(ids, values, leads, strict=True))

@@ -22,7 +22,12 @@ from lora_eval.smoke.answers import (
     check_unknown,
     check_values,
 )
-from lora_eval.smoke.conversations import check_finish_reason, check_stop_token, check_template
+from lora_eval.smoke.conversations import (
+    check_chat,
+    check_finish_reason,
+    check_stop_token,
+    check_template,
+)
 from lora_eval.smoke.load import check_loopback, measure_load
 from lora_eval.smoke.local import SOURCE, LocalArm, answer_folder, answer_here
 from lora_eval.smoke.mixed import ask_together, check_mixed
@@ -36,6 +41,7 @@ _EACH: dict[str, Check] = {
     "prompt-log-probabilities": check_prompt_values,
     "streaming": check_streaming,
     "template": check_template,
+    "chat": check_chat,
     "stop-token": check_stop_token,
     "finish-reason": check_finish_reason,
 }
