@@ -255,3 +255,20 @@ def test_every_option_of_todays_peft_is_known(make_adapter) -> None:
     written = json.loads((make_adapter() / "adapter_config.json").read_text())
 
     assert set(written) - _HARMLESS - _SPOKEN_FOR == {"kasa_config"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_shapes_of_awq_bases_are_unpacked(bits, tiny_llama, make_adapter, other_base, tmp_path) -> None:
+    from lora_eval.servers.inputs import Model
+    from tests.models.test_compressed import save_rounded_awq
+
+    save_rounded_awq(tiny_llama, tmp_path / "awq", bits=bits)
+    plain, packed = Model("a", tiny_llama), Model("b", tmp_path / "awq")
+
+    assert packed.modules == plain.modules
+    assert (
+        of_rule(ask("vllm", tmp_path / "awq", make_adapter(target_modules=[*QKV, "down_proj"])), "shapes")
+        == []
+    )
+    wrong = make_adapter(base=other_base(intermediate_size=192), target_modules=["down_proj"])
+    assert len(of_rule(ask("vllm", tmp_path / "awq", wrong), "shapes")) == 1

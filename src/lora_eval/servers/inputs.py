@@ -102,8 +102,11 @@ class Model:
             if quantization.get("quant_method") != "gptq" or not bits:
                 return ()
             return (tensor.shape[1], tensor.shape[0] * 32 // bits)
-        if ending == ".weight_packed":  # compressed-tensors pack (out, in) along the input; padded
-            return (tensor.shape[0], 0)
+        if ending == ".weight_packed":  # compressed-tensors: (out, in * bits / 32) of 32-bit words
+            groups = (quantization.get("config_groups") or {}).values()
+            found = {(group.get("weights") or {}).get("num_bits") for group in groups}
+            width = int(found.pop() or 0) if len(found) == 1 else 0
+            return (tensor.shape[0], tensor.shape[1] * 32 // width) if width else ()
         if tensor.dtype in ("U8", "I8") and tensor.shape[-1] == 1:  # bitsandbytes: one long column
             return ()
         return tensor.shape if len(tensor.shape) == 2 else None
