@@ -74,3 +74,15 @@ def test_which_model_is_the_base_is_asked_where_the_server_lists_two(
         done = run_cli("smoke", server.url, "--base", tiny_llama, "--adapter", f"a={tiny_adapter}")
     assert done.status == 2
     assert "It lists one, two; give its name with --base NAME=PATH" in done.stderr
+
+
+def test_a_whole_model_is_answered_for_in_the_dtype_asked_for(run_cli, tiny_llama: Path) -> None:
+    with TinyServer(tiny_llama, base_name="shipped") as server:
+        done = run_cli(
+            "smoke", server.url, "--model", f"shipped={tiny_llama}", "--dtype", "bfloat16", "--json"
+        )
+    found = json.loads(done.stdout)
+    assert done.status == 0, done.stderr
+    assert found["dtype"] == {"shipped": "bfloat16"}
+    assert found["tolerance"]["shipped"][0] >= 0.05
+    assert "limits: rounding of each model's dtype" in done.stderr

@@ -37,7 +37,7 @@ _SAID = {True: "passed", False: "FAILED", None: "not checked"}
 )  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
-    help="The base's here; auto: as trained, else as stored.",
+    help="In which to answer here, as the server computes; auto: as trained, else as stored.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON on stdout.")
 @click.option("-q", "--quiet", "silent", is_flag=True, help="Print the verdict and what failed only.")
@@ -85,7 +85,15 @@ def _asked(options: dict[str, Any]) -> Asked:
         arms = Arms(folder, adapters, dtype=dtype, quantize=options["quantize"])
         dtype, (quantization, _) = choose_dtype(arms), choose_quantization(arms)
     return Asked(
-        folder, base_name, adapters, models, dtype, quantization, options["allow_load"], options["load"]
+        base=folder,
+        base_name=base_name,
+        adapters=adapters,
+        models=models,
+        dtype=dtype,
+        model_dtype=options["dtype"],
+        quantization=quantization,
+        allow_load=options["allow_load"],
+        load=options["load"],
     )
 
 
@@ -143,6 +151,8 @@ def _print(record: Smoke, *, as_json: bool, silent: bool) -> None:
             f"{load.concurrency} at a time",
             err=True,
         )  # fmt: skip
+    if not silent:
+        click.echo(f"limits: {record.tolerance_source}", err=True)
     click.echo(_verdict(record), err=True)
 
 

@@ -50,7 +50,8 @@ _EACH: dict[str, Check] = {
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is asked of the server. `adapters` and `models` (whole models that are served on their own) map
-    served names to folders; `dtype` and `quantization` are those of the base here. `allow_load` lets the
+    served names to folders; `dtype` and `quantization` are those of the base here, `model_dtype`
+    that of the models. `allow_load` lets the
     server be changed, `load` puts load on it.
     """
 
@@ -59,6 +60,7 @@ class Asked:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     models: Mapping[str, Path] = field(default_factory=dict)
     dtype: str = "auto"
+    model_dtype: str = "auto"
     quantization: dict[str, Any] | None = None
     allow_load: bool = False
     load: bool = False
@@ -96,7 +98,7 @@ def smoke(url: str, asked: Asked, progress: Progress) -> Smoke:
             prompts = arms[0].probe.generations
             copied = next(iter(asked.adapters.values())) if asked.allow_load else None
             load = measure_load(served, base or "", tuple(asked.adapters), prompts, progress, copied=copied)
-    notes = [SOURCE, *dict.fromkeys(arm.note for arm in arms if arm.note)]
+    notes = [SOURCE, *dict.fromkeys(f"{arm.name}: {arm.note}" for arm in arms if arm.note)]
     return Smoke(
         url=client.url,
         server=served.version,
@@ -121,7 +123,7 @@ def _local_arms(served: Served, asked: Asked) -> list[LocalArm]:
             quantization=asked.quantization, longest=served.longest,
         )  # fmt: skip
     for name, folder in asked.models.items():
-        arms.append(answer_folder(folder, name=name, dtype="auto", longest=served.longest))
+        arms.append(answer_folder(folder, name=name, dtype=asked.model_dtype, longest=served.longest))
     return arms
 
 
