@@ -101,7 +101,8 @@ def test_an_unknown_name_gets_the_nearest_and_all_known() -> None:
     assert str(caught.value) == f"No recipe named 'thre'. Did you mean 'three'? Known: {known}."
 
 
-def test_an_unknown_name_where_there_is_none() -> None:
+def test_an_unknown_name_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPS, "server", "lora_eval.nothing")
     with pytest.raises(PluginError) as caught:
         find_plugin("server", "x")
 

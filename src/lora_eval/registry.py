@@ -144,6 +144,7 @@ def _expected_types() -> dict[str, tuple[type, ...]]:
         "suite": (records.EvalSuite, protocols.Suite),
         "exporter": (protocols.Exporter,),
         "judge": (records.JudgeProfile,),
+        "server": (protocols.Server,),
     }
 
 

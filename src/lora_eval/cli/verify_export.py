@@ -101,7 +101,7 @@ def _verify(
     # The dequantized base is itself to be quantized no more: only its step says how it was.
     trained = lineage.quantization or made.get("quantization") or None
     if candidate.kind == "base":
-        reference = ArmPath("trained", "base", base, quantized_as=trained)
+        reference = ArmPath("trained", "base", base, quantized_as=trained, loaded_as=made.get("base_dtype"))
     elif adapter is None:
         reference = parse_arm_path(str(base), None, option="--model")
     else:

@@ -103,6 +103,7 @@ class BaseExporter:
         _carry(request, base, plan, precision, sources)
         arguments = {
             "dtype": precision.output,
+            "base_dtype": lineage.base_dtype,
             "layers_quantized": done.quantized,
             "quantization": trained,
             "notes": [*plan.notes, *_width_notes(base)],

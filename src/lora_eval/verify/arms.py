@@ -33,7 +33,8 @@ _ADAPTER = "adapter_config.json"
 @dataclass(frozen=True, slots=True)
 class ArmPath:
     """An arm as the command line names it, found on disk. `base` is set for adapters only; `quantized_as`
-    holds the arguments of `BitsAndBytesConfig` known from elsewhere (None: as the lineage says).
+    holds the arguments of `BitsAndBytesConfig` known from elsewhere (None: as the lineage says), `loaded_as`
+    the dtype in which training loaded a whole model, where it is not the stored one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ArmPath:
     revision: str | None = None
     base: Path | None = None
     quantized_as: dict[str, Any] | None = field(default=None, compare=False)
+    loaded_as: str | None = None
 
     @property
     def quantized(self) -> bool:
@@ -69,7 +71,8 @@ class ArmPath:
     def arithmetic(self, dtype: str, quantize: str) -> dict[str, Any]:
         """Return what decides the numbers beside the weights, without opening the arm."""
         if self.kind != "adapter":
-            return {"dtype": dtype, "quantization": self.quantized_as}
+            chosen = self.loaded_as if dtype == "auto" and self.loaded_as else dtype
+            return {"dtype": chosen, "quantization": self.quantized_as}
         lineage = read_lineage(self.path)
         if dtype == "auto" and lineage is not None and lineage.base_dtype:
             dtype = lineage.base_dtype
