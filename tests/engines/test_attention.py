@@ -102,7 +102,11 @@ def test_a_pack_attends_as_each_path_alone(
 
 
 @given(
-    st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), st.sampled_from([3, 512])
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.integers(1, 30),
+    st.integers(1, 9),
+    st.sampled_from([3, 512]),
 )
 def test_blocks_hold_each_row_once_and_every_token_in_the_strip_of_its_position(
     seed: int, size: int, tokens: int, rows: int, strip: int
@@ -116,9 +120,13 @@ def test_blocks_hold_each_row_once_and_every_token_in_the_strip_of_its_position(
         assert [row for first, last in blocks for row in range(first, last)] == list(range(len(depths)))
         for first, last in blocks:
             assert last - first <= rows
-            ahead = int(depths[first])  # as many columns stand before the block: the ancestors of its first row
+            ahead = int(
+                depths[first]
+            )  # as many columns stand before the block: the ancestors of its first row
             for row in range(first, last):
-                inside = [n - pack.start for n in _ancestors(tree, pack.start + row) if n - pack.start >= first]
+                inside = [
+                    n - pack.start for n in _ancestors(tree, pack.start + row) if n - pack.start >= first
+                ]
                 assert all((ahead + n - first) // strip == depths[n] // strip for n in inside)
 
 

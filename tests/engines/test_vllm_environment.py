@@ -45,9 +45,7 @@ def test_a_binding_that_is_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.environ[NAME] == "4-7|0-3"
 
 
-def test_what_is_written_meanwhile_lies_in_the_log(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_written_meanwhile_lies_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log.txt"
     with output_to(log):
         os.write(1, b"from a library\n")

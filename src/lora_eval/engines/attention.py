@@ -91,8 +91,8 @@ class TreePlan:
     def _seen(
         self, layer: int, number: int, key: torch.Tensor, value: torch.Tensor, window: int | None
     ) -> KeyValue:
-        """Keys and values that some row of a block sees, by position: of the path, of the pack before the block,
-        and the block's own.
+        """Keys and values that some row of a block sees, by position: of the path, of the pack before the
+        block, and the block's own.
         """
         first, last = self._blocks[number]
         low, high = self._on_path(first, last, window)
