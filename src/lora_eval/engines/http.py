@@ -25,7 +25,6 @@ from lora_eval.engines.http_requests import (
     read_score,
     score_body,
 )
-from lora_eval.engines.transformers import max_length
 from lora_eval.engines.vllm_requests import Told, generation_arguments, read_generation
 from lora_eval.errors import InputError, ServerError
 from lora_eval.fingerprint import fingerprint_data
@@ -51,6 +50,8 @@ def open_served(url: str, model: str, base: Path, *, name: str, progress: Progre
     try:
         tokenizer = load_tokenizer(base)
         config = AutoConfig.from_pretrained(base, local_files_only=True)
+        from lora_eval.engines.transformers import max_length
+
         length = max_length(SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=tokenizer))  # type: ignore[arg-type]
         progress(f"probing {model}", 0, 1)
         learned = learn(client, model, tokenizer, length)
