@@ -60,6 +60,10 @@ class TreePlan:
         self._blocks = list(_blocks(depths, rows))
         # What stands in the pack before a block and is seen from it: the ancestors of its first row.
         self._before = [np.flatnonzero(self._ends[:first] > first) for first, _ in self._blocks]
+        self._columns = [
+            _columns(before, first, last, device)
+            for before, (first, last) in zip(self._before, self._blocks, strict=True)
+        ]
         self._masks: dict[int | None, list[torch.Tensor | None]] = {}
 
     def attend(
@@ -94,21 +98,15 @@ class TreePlan:
         """Keys and values that some row of a block sees, by position: of the path, of the pack before the
         block, and the block's own.
         """
-        first, last = self._blocks[number]
-        low, high = self._on_path(first, last, window)
-        path, before = self._cache.path.get(layer), torch.from_numpy(self._before[number]).to(self._device)
-        keys, values = (
-            torch.cat(
-                (
-                    *([] if path is None or low >= high else [path[part][:, :, low:high]]),
-                    *([own[:, :, before]] if len(before) else []),
-                    own[:, :, first:last],
-                ),
-                dim=2,
-            )
-            for part, own in enumerate((key, value))
+        low, high = self._on_path(*self._blocks[number], window)
+        keys, values = key[:, :, self._columns[number]], value[:, :, self._columns[number]]
+        path = self._cache.path.get(layer)
+        if path is None or low >= high:
+            return keys, values
+        return (
+            torch.cat((path[0][:, :, low:high], keys), dim=2),
+            torch.cat((path[1][:, :, low:high], values), dim=2),
         )
-        return keys, values
 
     def _on_path(self, first: int, last: int, window: int | None) -> tuple[int, int]:
         """Return which part of the path some of rows `first` to `last` see."""
@@ -132,6 +130,14 @@ class TreePlan:
             return None
         mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
         return mask.repeat(group, 1).to(self._device)
+
+
+def _columns(before: Ints, first: int, last: int, device: torch.device) -> slice | torch.Tensor:
+    """Where a block's columns stand in the pack: a slice, which copies nothing, if they stand together."""
+    start = first - len(before)
+    if len(before) == 0 or int(before[0]) == start:
+        return slice(start, last)
+    return torch.from_numpy(np.concatenate((before, np.arange(first, last)))).to(device)
 
 
 def _blocks(depths: Ints, rows: int) -> Iterator[tuple[int, int]]:
