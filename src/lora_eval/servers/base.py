@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-class LoraServer:
+class LoraServer(ABC):
     """A server by its tables; subclasses set them and say how it is started (`launch`, `companions`).
 
     `answers` holds what the server makes of an adapter's features, `dtypes` what it serves, `largest_rank`
@@ -142,17 +143,17 @@ class LoraServer:
 
     # What a subclass says of its own.
 
+    @abstractmethod
     def launch(self, plan: Plan, place: Place) -> Launch:
         """Return how the server is started where files are as `place` says."""
-        raise NotImplementedError
 
     def companions(self, plan: Plan) -> dict[str, str]:
         """Return files that the command names, by their path in the deployment's folder."""
         return {}
 
+    @abstractmethod
     def format_findings(self, request: DeployRequest, model: Model) -> Iterator[Finding]:
         """What it makes of the stored form of the model's weights."""
-        raise NotImplementedError
 
     def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
         """What it makes of an adapter beside its features and shapes."""

@@ -29,11 +29,26 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A whole model as the server will open it; `name` is what requests call it."""
+class _Folder:
+    """A folder that is served under `name`, with what model and adapter have in common."""
 
     name: str
     folder: Path
+
+    @cached_property
+    def lineage(self) -> Lineage | None:
+        """lineage.json, or None."""
+        return read_lineage(self.folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of everything that decides what it answers; reads all weights."""
+        return fingerprint_folder(self.folder)
+
+
+@dataclass(frozen=True)
+class Model(_Folder):
+    """A whole model as the server will open it; `name` is what requests call it."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -52,16 +67,6 @@ class Model:
                 )
             found |= read_tensors(path)
         return found
-
-    @cached_property
-    def lineage(self) -> Lineage | None:
-        """lineage.json, or None."""
-        return read_lineage(self.folder)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The sha256 of everything that decides what it answers; reads all weights."""
-        return fingerprint_folder(self.folder)
 
     @property
     def quantization(self) -> dict[str, Any]:
@@ -144,11 +149,8 @@ class LoraTensor:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(_Folder):
     """An adapter as PEFT saved it; `name` is what requests call it."""
-
-    name: str
-    folder: Path
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -164,16 +166,6 @@ class Adapter:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name; empty where it is pickled."""
         return {} if self.pickled else read_tensors(adapter_weights(self.folder))
-
-    @cached_property
-    def lineage(self) -> Lineage | None:
-        """lineage.json, or None."""
-        return read_lineage(self.folder)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The sha256 of its files; reads them."""
-        return fingerprint_folder(self.folder)
 
     @cached_property
     def lora(self) -> tuple[LoraTensor, ...]:
