@@ -16,33 +16,20 @@ from lora_eval.judges.mt_bench import Messages, Question
 from lora_eval.judges.profiles import identity
 from lora_eval.judges.prompts import Template, load_template
 from lora_eval.judges.requests import request_body
-from lora_eval.records import JudgeProfile, JudgeSuite
+from lora_eval.records import JudgedItem, JudgeProfile, JudgeSuite
 
 PROTOCOL = 1
 ASKS = 3  # a reply without a verdict is asked for again, at most twice
 Orders = Literal["both", "alpaca"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One verdict to get. `a` and `b` are arms (`b` None: one answer is rated); `first` is the arm shown
-    first.
+class Call(JudgedItem):
+    """One verdict to get.
 
     `messages` is None where both answers are the same text: the verdict is a tie, and nothing is asked.
     """
 
-    suite: JudgeSuite
-    judge: str
-    prompt: str
-    turn: int
-    category: str
-    a: str
-    b: str | None
-    first: Literal["a", "b"]
-    repeat: int
     messages: Messages | None
-    length_a: int
-    length_b: int | None
 
     @property
     def item(self) -> str:
@@ -116,10 +103,10 @@ def _single(
 ) -> Iterator[Call]:  # fmt: skip
     for answers, turn in itertools.product(sets, turns):
         texts = answers.answers[key]
-        messages = template.fill(question, turn, [texts])
         yield Call(
-            suite, judge, key, turn, question.category, answers.arm, None, "a", repeat, messages,
-            len(texts[turn - 1]), None,
+            suite=suite, judge=judge, prompt=key, turn=turn, category=question.category, a=answers.arm,
+            b=None, first="a", repeat=repeat, length_a=len(texts[turn - 1]), length_b=None,
+            messages=template.fill(question, turn, [texts]),
         )  # fmt: skip
 
 
@@ -132,10 +119,10 @@ def _pairs(
         for first in _orders(orders, question):
             shown = [one, two] if first == "a" else [two, one]
             same = one[:turn] == two[:turn]
-            messages = None if same else template.fill(question, turn, shown)
             yield Call(
-                suite, judge, key, turn, question.category, a.arm, b.arm, first, repeat, messages,
-                len(one[turn - 1]), len(two[turn - 1]),
+                suite=suite, judge=judge, prompt=key, turn=turn, category=question.category, a=a.arm, b=b.arm,
+                first=first, repeat=repeat, length_a=len(one[turn - 1]), length_b=len(two[turn - 1]),
+                messages=None if same else template.fill(question, turn, shown),
             )  # fmt: skip
 
 

@@ -8,35 +8,18 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lora_eval.judges.files import clean_text
 from lora_eval.judges.ratings import parse_five, parse_pair, parse_rating
-from lora_eval.records import JudgeLabels, JudgeProfile, UpstreamParser
+from lora_eval.records import JudgeLabels, JudgeProfile, JudgeReply, UpstreamParser
 
 TOOL = "give_verdict"
 _PROMETHEUS = re.compile(r"\[RESULT\]\s*\(?([AB])\b")
 _LONGEST = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """`value` is the score of the answer shown second (0..1), or a rating; None with a `reason` where there
-    is no verdict. `input_tokens` and `output_tokens` are None where the endpoint did not say.
-    """
-
-    value: float | None
-    reason: str | None
-    text: str
-    finish_reason: str | None
-    model: str | None
-    system_fingerprint: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-
-
-def read_reply(profile: JudgeProfile, body: Any) -> Reply:
+def read_reply(profile: JudgeProfile, body: Any) -> JudgeReply:
     """Return what a chat completion says, whatever shape it has."""
     body = body if isinstance(body, Mapping) else {}
     choices = body.get("choices")
@@ -48,7 +31,7 @@ def read_reply(profile: JudgeProfile, body: Any) -> Reply:
     value, reason = _verdict(profile, choice, message, text)
     usage = body.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
-    return Reply(
+    return JudgeReply(
         value=value,
         reason=reason if value is None else None,
         text=text or _tool_arguments(message) or "",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from lora_eval.judges.calls import Call, Plan
 from lora_eval.judges.client import Answered, JudgeClient
 from lora_eval.judges.own_rows import notes
 from lora_eval.judges.profiles import read_key
-from lora_eval.judges.replies import Reply, read_reply
+from lora_eval.judges.replies import read_reply
 from lora_eval.judges.store import VerdictStore
 from lora_eval.judges.verdicts import EQUAL, asks, is_known, key_of, stored, verdict_of
 from lora_eval.protocols import Progress
-from lora_eval.records import Calibration, JudgeVerdict
+from lora_eval.records import Calibration, JudgeReply, JudgeVerdict
 from lora_eval.schema import read_record
 
 
@@ -200,18 +200,19 @@ class _Work:
             self.budget.settle(most, spent)
 
 
-def _reply(plan: Plan, answered: Answered) -> Reply:
+def _reply(plan: Plan, answered: Answered) -> JudgeReply:
     if answered.refusal is None:
         return read_reply(plan.profile, answered.body)
-    return Reply(None, f"the endpoint refused it: {answered.refusal}", "", None, None, None, 0, 0)
+    reason = f"the endpoint refused it: {answered.refusal}"
+    return JudgeReply(value=None, reason=reason, input_tokens=0, output_tokens=0)
 
 
-def _scrubbed(reply: Reply, client: JudgeClient) -> Reply:
+def _scrubbed(reply: JudgeReply, client: JudgeClient) -> JudgeReply:
     reason = None if reply.reason is None else client.scrub(reply.reason)
-    return replace(reply, text=client.scrub(reply.text), reason=reason)
+    return reply.model_copy(update={"text": client.scrub(reply.text), "reason": reason})
 
 
-def _cost(plan: Plan, reply: Reply, answered: Answered, body: dict[str, Any]) -> tuple[float, bool]:
+def _cost(plan: Plan, reply: JudgeReply, answered: Answered, body: dict[str, Any]) -> tuple[float, bool]:
     """Dollars of the call and of its lost tries, and whether they are a bound for want of a count."""
     price = plan.profile.price
     most = most_cost(plan.profile, body)

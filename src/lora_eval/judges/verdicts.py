@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from lora_eval.judges.calls import ASKS, Call, Plan
 from lora_eval.judges.profiles import LOCAL
-from lora_eval.judges.replies import Reply
-from lora_eval.records import JudgeProfile, JudgeVerdict
+from lora_eval.records import JudgedItem, JudgeProfile, JudgeReply, JudgeVerdict
 
 # What the judge would say of equal answers.
-EQUAL = Reply(0.5, None, "", None, None, None, 0, 0)
+EQUAL = JudgeReply(value=0.5, input_tokens=0, output_tokens=0)
 
 
 def asks(profile: JudgeProfile) -> int:
@@ -46,7 +45,7 @@ def verdict_of(
     call: Call,
     key: str,
     attempt: int,
-    reply: Reply,
+    reply: JudgeReply,
     *,
     tries: int = 0,
     seconds: float = 0.0,
@@ -57,31 +56,16 @@ def verdict_of(
     value = reply.value
     if value is not None and call.b is not None and call.first == "b":
         value = 1.0 - value  # the reply scores the answer shown second; the record scores b
+    judged = {name: getattr(call, name) for name in JudgedItem.model_fields}
+    said = dict(reply) | {"value": value}
     return JudgeVerdict(
+        **judged,
+        **said,
         key=key,
-        suite=call.suite,
-        judge=plan.judge,
         profile=plan.profile.name,
-        prompt=call.prompt,
-        turn=call.turn,
-        category=call.category,
-        a=call.a,
-        b=call.b,
-        first=call.first,
-        repeat=call.repeat,
         attempt=attempt,
-        value=value,
-        reason=reply.reason,
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        model=reply.model,
-        system_fingerprint=reply.system_fingerprint,
-        input_tokens=reply.input_tokens,
-        output_tokens=reply.output_tokens,
         usage_estimated=guessed,
         cost=dollars,
         seconds=round(seconds, 4),
         tries=tries,
-        length_a=call.length_a,
-        length_b=call.length_b,
     )

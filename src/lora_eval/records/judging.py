@@ -11,21 +11,13 @@ from lora_eval.records.base import Record
 JudgeSuite = Literal["alpaca-eval", "mt-bench", "pairwise"]
 
 
-class JudgeVerdict(Record):
-    """One finished call, as it is stored. `value` is a rating of a's answer (`b` None), or the score of b: 0
-    (a is better) to 1; None with a `reason` where the reply has no verdict. `first` is the arm that was
-    shown first.
-
-    `key` identifies the request and its place; `attempt` counts replies without a verdict before this one.
-    `model` and `system_fingerprint` are what the endpoint says it is. `cost` is in dollars, a bound where
-    `usage_estimated`. `length_a` and `length_b` are in characters.
+class JudgedItem(Record):
+    """What one call judges. `a` and `b` are arms (`b` None: one answer is rated); `first` is the arm whose
+    answer is shown first. `length_a` and `length_b` are in characters.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    key: str
     suite: JudgeSuite
     judge: str
-    profile: str
     prompt: str
     turn: int
     category: str
@@ -33,21 +25,42 @@ class JudgeVerdict(Record):
     b: str | None
     first: Literal["a", "b"]
     repeat: int
-    attempt: int
+    length_a: int
+    length_b: int | None
+
+
+class JudgeReply(Record):
+    """What a judge's reply says. `value` is the score of the answer shown second (0 to 1), or a rating; None
+    with a `reason` where there is no verdict. `model` and `system_fingerprint` are what the endpoint says it
+    is; tokens are None where it does not say.
+    """
+
     value: float | None
-    reason: str | None
-    text: str
-    finish_reason: str | None
-    model: str | None
-    system_fingerprint: str | None
-    input_tokens: int | None
-    output_tokens: int | None
+    reason: str | None = None
+    text: str = ""
+    finish_reason: str | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class JudgeVerdict(JudgeReply, JudgedItem):
+    """One finished call, as it is stored: the reply to an item. `value` is a rating of a's answer (`b` None),
+    or the score of b, whichever was shown first: 0 (a is better) to 1.
+
+    `key` identifies the request and its place; `attempt` counts replies without a verdict before this one.
+    `cost` is in dollars, a bound where `usage_estimated`.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    key: str
+    profile: str
+    attempt: int
     usage_estimated: bool
     cost: float
     seconds: float
     tries: int
-    length_a: int
-    length_b: int | None
 
 
 class JudgeForecast(Record):
