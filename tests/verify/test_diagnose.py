@@ -121,3 +121,20 @@ def test_an_adapter_that_cannot_be_merged_gives_no_cause_but_says_so(qlora, tmp_
     )
     assert found.tensors == ()
     assert any(line.startswith("the tensors were not looked at: ") for line in found.causes)
+
+
+def test_a_base_stored_wider_than_training_loaded_it(tmp_path):
+    """The dequantized base has the values after both roundings, to the training's dtype and to 4 bits."""
+    from lora_eval.export import export
+    from lora_eval.models import read_lineage, write_lineage
+    from tests.exporters.conftest import QLORA, save_qlora
+
+    folder = save_qlora(tmp_path, dtype="float32")
+    lineage = read_lineage(folder / "adapter")
+    write_lineage(folder / "adapter", lineage.model_copy(update={"base_dtype": "bfloat16"}))
+    export("base", base=folder / "base", adapter=folder / "adapter", out=folder / "out")
+    candidate = ArmPath("b", "base", folder / "out")
+    trained = ArmPath("a", "base", folder / "base", quantized_as=QLORA, loaded_as="bfloat16")
+    assert diagnose(trained, candidate, "auto").causes == ()
+    as_stored = ArmPath("a", "base", folder / "base", quantized_as=QLORA)
+    assert any("model.embed_tokens" in line for line in diagnose(as_stored, candidate, "auto").tensors)

@@ -75,7 +75,7 @@ def _source(reference: ArmPath, quantize: str) -> MergedTensors | SameTensors:
     if reference.base is not None:
         return MergedTensors(reference.base, reference.path, reference.quantization(quantize))
     if reference.quantized_as:
-        return MergedTensors(reference.path, None, reference.quantized_as)
+        return MergedTensors(reference.path, None, reference.quantized_as, reference.loaded_as)
     return SameTensors(reference.path)
 
 

@@ -82,19 +82,25 @@ class SameTensors:
 
 class MergedTensors:
     """A reference with an adapter: the sums that `export merge --onto trained` writes, by its own arithmetic.
-    Without one: the base that `export base --dequantized` writes.
+    Without one: the base that `export base --dequantized` writes, where training loaded it in `loaded`.
 
     Raises:
         ModelError: the adapter or its base cannot be merged (see `export merge`).
     """
 
-    def __init__(self, base: Path, adapter: Path | None, quantization: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        adapter: Path | None,
+        quantization: dict[str, Any] | None,
+        loaded: str | None = None,
+    ) -> None:
         self._files = open_base(base, quantization)
         self._stored = StoredTensors(base)
         self._adapter = Adapter(adapter) if adapter else None
         self._trip = RoundTrip(quantization) if quantization else None
         lineage = read_lineage(adapter) if adapter else None
-        self._loaded = lineage.base_dtype if lineage else None
+        self._loaded = lineage.base_dtype if lineage else loaded
         self._modules = {
             name: path.removesuffix(".weight")
             for path, name in self._files.parameters.items()
