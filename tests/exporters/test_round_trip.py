@@ -42,6 +42,27 @@ def test_it_equals_the_layer(stored, compute, quant_type, double):
     assert not torch.equal(found.float(), weight.float())
 
 
+@pytest.mark.parametrize("width", [16, 48, 80, 96, 172, 176, 224])
+def test_layers_whose_rows_end_within_a_block(width):
+    """On AVX512 bitsandbytes' own CPU code is wrong for multiples of 16; the GPU's values are what counts."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    weight = torch.randn(24, width, generator=torch.Generator().manual_seed(1)).bfloat16()
+    layer = Linear4bit(width, 24, bias=False, compute_dtype=torch.bfloat16)
+    layer.weight = Params4bit(
+        weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
+    ).to("cpu")
+    trip = RoundTrip({
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    })  # fmt: skip
+    assert torch.equal(dequantized_nf4(layer), by_bitsandbytes(weight, trip.config))
+    assert torch.equal(dequantized_nf4(layer), trip(weight))
+
+
 def by_bitsandbytes(weight, config):
     """bitsandbytes' quantization and its generic dequantization, which its GPU code equals."""
     from bitsandbytes import functional

@@ -38,21 +38,28 @@ def dequantize_for_cpu(model: Any) -> tuple[str, ...]:
 
 
 def dequantized_nf4(module: Any) -> Any:
-    """Return the weight (out, in) of a `Linear4bit` that was not repacked, as its forward pass uses it."""
+    """Return the weight (out, in) of a `Linear4bit` that was not repacked, as its forward pass uses it.
+
+    As one row: on AVX512 bitsandbytes 0.50.2 takes the scales of wrong blocks where a row has a multiple of
+    16 columns but not of 64 (48, 80, 96, 176, ...; errors 4 times those of NF4). Its GPU code does not.
+    """
     import copy
 
+    import torch
     from bitsandbytes import functional
 
     state = copy.copy(module.weight.quant_state)
     if module.compute_dtype is not None:
         state.dtype = module.compute_dtype
-    return functional.dequantize_4bit(module.weight.data, state)
+    shape, state.shape = state.shape, torch.Size((1, state.shape.numel()))
+    return functional.dequantize_4bit(module.weight.data, state).view(shape)
 
 
 def dequantize_nf4(model: Any) -> int:
     """Replace every NF4 layer by a linear one with the values that it multiplies by; returns how many.
 
-    Where the layer's input has its compute dtype, logits on a CPU stay equal in every bit.
+    Where the layer's input has its compute dtype, logits on a CPU stay equal in every bit, but for rows of
+    those widths that bitsandbytes gets wrong there (`dequantized_nf4`).
     """
     import torch
     from bitsandbytes.nn import Linear4bit
