@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_what_cannot_be_asked(run_cli, tiny_llama, tiny_adapter, arguments: list
 
 
 def test_a_server_that_is_not_there(run_cli, tiny_llama, tiny_adapter, monkeypatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("lora_eval.engines.http_client.time", SimpleNamespace(sleep=lambda seconds: None))
     done = run_cli("smoke", "http://127.0.0.1:9/v1", "--base", tiny_llama, "--adapter", f"a={tiny_adapter}")
     assert done.status == 2
     assert "is the server up at http://127.0.0.1:9/v1?" in done.stderr

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ def test_a_server_that_reads_less_is_said(tiny_llama: Path, tiny_adapter: Path) 
 def test_a_busy_server_is_asked_again(
     tiny_llama: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_eval.engines.http_client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("lora_eval.engines.http_client.time", SimpleNamespace(sleep=lambda seconds: None))
     with TinyServer(tiny_llama, {"served": tiny_adapter}) as server:
         engine = open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)
         server.fail_first = 3

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,7 +153,8 @@ def scripted() -> Iterator[tuple[str, list[tuple[int, str]], list[str]]]:
 
 def test_what_may_help_is_tried_again(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("lora_eval.engines.http_client.time.sleep", waits.append)
+    # That module's name only: other libraries' threads sleep too, and were in the list, without end.
+    monkeypatch.setattr("lora_eval.engines.http_client.time", SimpleNamespace(sleep=waits.append))
     url, script, asked = scripted
     with ServerClient(url) as client:
         script += [(503, "busy"), (429, "slow down")]
@@ -185,7 +187,7 @@ def test_all_replies_come_with_their_places(scripted: Any, width: int) -> None:
 
 
 def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_eval.engines.http_client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("lora_eval.engines.http_client.time", SimpleNamespace(sleep=lambda seconds: None))
     with (
         ServerClient("http://127.0.0.1:9/v1") as client,
         pytest.raises(ServerError, match="is the server up"),
