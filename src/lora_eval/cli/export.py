@@ -1,4 +1,4 @@
-"""`lora-eval export`: merge, base, gptq, awq, gguf, and every exporter that an installed package adds."""
+"""`lora-eval export`: merge, base, lora, gptq, awq, gguf, and what exporters of other packages add."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lora_eval.cli.export_lora import lora
 from lora_eval.cli.export_merge import base_command, merge
 from lora_eval.cli.export_quantize import awq, gguf, gptq
 from lora_eval.cli.export_run import output_options, run_export
@@ -31,6 +32,7 @@ def command() -> None:
     Example:
       lora-eval export merge --base ./base --adapter ./adapter --out ./merged
       lora-eval export base --base ./base --adapter ./adapter --dequantized --out ./base-as-trained
+      lora-eval export lora --base ./base --adapter ./pissa --out ./plain
       lora-eval export gptq --model ./merged --out ./gptq
       lora-eval export awq --model ./merged --out ./awq
       lora-eval verify --base ./base --reference adapter:./adapter --candidate merged:./merged \
@@ -40,6 +42,7 @@ def command() -> None:
 
 command.add_command(merge)
 command.add_command(base_command)
+command.add_command(lora)
 for ours in (gptq, awq, gguf):
     command.add_command(ours)
 

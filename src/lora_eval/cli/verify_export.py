@@ -96,7 +96,8 @@ def _verify(
     from lora_eval.verify import ArmPath, Options, default_folder, small_set, verify
     from lora_eval.verify.arms import parse_arm_path
 
-    candidate = ArmPath("export", lineage.variants[-1].kind, out)
+    kind = lineage.variants[-1].kind
+    candidate = ArmPath("export", kind, out, base=base if kind == "adapter" else None)
     made = lineage.steps[-1].arguments if lineage.steps else {}
     # The dequantized base is itself to be quantized no more: only its step says how it was.
     trained = lineage.quantization or made.get("quantization") or None

@@ -34,7 +34,7 @@ def extend(
     inputs = {"base" if request.adapter else "model": fingerprint_folder(request.base)}
     if request.adapter:
         inputs["adapter"] = parent
-    name = "merge" if kind == "merged" else kind
+    name = {"merged": "merge", "adapter": "lora"}.get(kind, kind)
     made = Variant(
         kind=kind,
         path=str(request.out),
