@@ -109,7 +109,7 @@ class LoraServer(ABC):
             if adapter.config.get("peft_type") != "LORA":
                 continue
             findings += shape_findings(adapter, model)
-            findings += rank_findings(adapter, self.largest_rank, self.title)
+            findings += rank_findings(adapter, model, self.largest_rank, self.title)
             findings += self.adapter_findings(adapter, model)
             findings += base_findings(adapter, model)
         findings += text_findings(model, adapters, self.packaging)

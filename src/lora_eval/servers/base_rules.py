@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lora_eval.records import Finding
+from lora_eval.servers.commands import requantize_fix
 from lora_eval.servers.inputs import Model
 
 FormatRule = Callable[[Model], Iterator[Finding]]
@@ -78,8 +79,11 @@ def vllm_format(model: Model, device: str) -> Iterator[Finding]:
     if method == "gptq":
         yield from _gptq(model, quantization, device)
     elif method == "bitsandbytes" and device == "cpu":
-        reason = "vLLM 0.32 refuses bitsandbytes checkpoints on a CPU"
-        yield _format(model, "refused", reason, _dequantize(model))
+        reason = (
+            "vLLM 0.32 refuses bitsandbytes checkpoints on a CPU: serve the weights that they stand for "
+            "(`lora-eval export base --dequantized`)"
+        )
+        yield _format(model, "refused", reason)
     elif method == "compressed-tensors":
         yield from _compressed(model, quantization, device)
     elif method is not None:
@@ -97,7 +101,7 @@ def untried_format(model: Model, server: str) -> Iterator[Finding]:
 
 
 def _gptq(model: Model, quantization: dict[str, Any], device: str) -> Iterator[Finding]:
-    fix = f"lora-eval export gptq --model MERGED --out {model.name}-sym"
+    fix = requantize_fix(model, "gptq")
     if quantization.get("desc_act") and quantization.get("group_size") != -1:
         yield _format(model, "refused", "vLLM 0.32 refuses GPTQ models with desc_act (activation order)", fix)
     if quantization.get("sym") is False:
@@ -111,16 +115,11 @@ def _compressed(model: Model, quantization: dict[str, Any], device: str) -> Iter
     weights = [group.get("weights") or {} for group in groups]
     wide = any(weight.get("num_bits") == 8 and weight.get("type") == "int" for weight in weights)
     if device == "cpu" and wide:
-        fix = f"lora-eval export awq --model MERGED --bits 4 --out {model.name}-4bit"
+        fix = requantize_fix(model, "awq")
         yield _format(model, "refused", "vLLM 0.32 does not serve 8-bit AWQ models on a CPU", fix)
     if any(weight.get("actorder") in ("group", True) for weight in weights):
         reason = "vLLM 0.32 refuses activation order by group in compressed-tensors models"
         yield _format(model, "refused", reason)
-
-
-def _dequantize(model: Model) -> str:
-    out = f"{model.name}-dequantized"
-    return f"lora-eval export base --base ORIGINAL --quantize nf4 --dequantized --out {out}"
 
 
 def _format(model: Model, severity: Any, reason: str, fix: str | None = None) -> Finding:

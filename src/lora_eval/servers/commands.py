@@ -1,4 +1,4 @@
-"""The commands that make an arm servable, ready to be pasted."""
+"""The commands that make an arm servable, ready to be pasted; none where our own exports would refuse it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,69 @@ from pathlib import Path
 
 from lora_eval.servers.inputs import Adapter, Model
 
+# Beginnings that `export` takes: they leave the base alone, or it repeats them. A test holds this, and the
+# options below, against the exporters' own check.
+_REPEATED = ("true", "false", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
+_CHANGED = ("pissa", "olora")
+_MERGED = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core",
+    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
+    "corda_config", "lora_ga_config",
+}  # fmt: skip
 
-def merge_fix(adapter: Adapter, model: Model) -> str:
+
+def can_merge(adapter: Adapter) -> bool:
+    """Whether `export merge` takes such an adapter: LoRA in safetensors, with options that weights show."""
+    initial = str(adapter.config.get("init_lora_weights", True)).lower()
+    unknown = {key for key, value in adapter.config.items() if value} - _MERGED
+    kind = adapter.config.get("peft_type")
+    return kind == "LORA" and not adapter.pickled and initial in _REPEATED and not unknown
+
+
+def can_convert(adapter: Adapter) -> bool:
+    """Whether `export lora` takes it: nothing but pairs of A and B, on a base that was not quantized after
+    its beginning had changed it.
+    """
+    changed = str(adapter.config.get("init_lora_weights", True)).lower() in _CHANGED
+    quantized = adapter.lineage is not None and bool(adapter.lineage.quantization)
+    return can_merge(adapter) and len(adapter.lora) == len(adapter.tensors) and not (changed and quantized)
+
+
+def merge_fix(adapter: Adapter, model: Model) -> str | None:
     """Return the command that makes one model of base and adapter, which any server can serve."""
-    return _line("export merge", base=model.folder, adapter=adapter.folder, out=f"{adapter.name}-merged")
+    if not can_merge(adapter) or not _takes_biases(adapter, model):
+        return None
+    base = _trained_on(adapter, model)
+    return _line("export merge", base=base, adapter=adapter.folder, out=f"{adapter.name}-merged")
 
 
-def quantized_fix(adapter: Adapter, model: Model) -> str:
+def plain_fix(adapter: Adapter, model: Model) -> str | None:
+    """Return the command that writes it as a plain LoRA, else the one that merges it."""
+    if not can_convert(adapter):
+        return merge_fix(adapter, model)
+    base = _trained_on(adapter, model)
+    return _line("export lora", base=base, adapter=adapter.folder, out=f"{adapter.name}-plain")
+
+
+def quantized_fix(adapter: Adapter, model: Model) -> str | None:
     """Return the commands for an adapter that shall run on fewer bits: merged first, then quantized."""
-    merged = f"{adapter.name}-merged"
-    quantize = _line("export gptq", model=merged, out=f"{adapter.name}-gptq")
-    return f"{merge_fix(adapter, model)} && {quantize}"
+    first = merge_fix(adapter, model)
+    quantize = _line("export gptq", model=f"{adapter.name}-merged", out=f"{adapter.name}-gptq")
+    return first and f"{first} && {quantize}"
+
+
+def requantize_fix(model: Model, kind: str) -> str | None:
+    """Return the command that quantizes again what a GPTQ or AWQ model was made from, with our defaults,
+    which servers take; None where its lineage does not say what that was.
+    """
+    made = model.lineage.variants if model.lineage else ()
+    sources = [variant for variant in made if variant.kind in ("base", "merged")]
+    if not sources:
+        return None
+    return _line(f"export {kind}", model=sources[-1].path, out=f"{model.name}-{kind}")
 
 
 def dequantize_fix(adapter: Adapter, base: str) -> str:
@@ -25,6 +77,26 @@ def dequantize_fix(adapter: Adapter, base: str) -> str:
     out = f"{Path(base).name or 'base'}-as-trained"
     command = _line("export base", base=base, adapter=adapter.folder, out=out)
     return f"{command} --dequantized"
+
+
+def _takes_biases(adapter: Adapter, model: Model) -> bool:
+    """Whether the base's layers have biases that those of the adapter's B can be added to."""
+    own = {model.module(lora.module) for lora in adapter.lora} if adapter.config.get("lora_bias") else set()
+    return all(f"{module}.bias" in model.tensors for module in own)
+
+
+def _trained_on(adapter: Adapter, model: Model) -> str:
+    """The folder of the weights that the adapter was trained on: the model's, or what the model was made from
+    (a base that was dequantized or quantized).
+    """
+    made = model.lineage.variants if model.lineage else ()
+    if not made:
+        return str(model.folder)
+    bases = (
+        [variant for variant in adapter.lineage.variants if variant.kind == "base"] if adapter.lineage else []
+    )
+    known = {variant.fingerprint: variant.path for variant in made}
+    return known.get(bases[-1].fingerprint if bases else None, made[0].path)
 
 
 def _line(command: str, **options: object) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from lora_eval.records import Finding
 from lora_eval.records.deployment import Severity
-from lora_eval.servers.commands import merge_fix
+from lora_eval.servers.commands import merge_fix, plain_fix
 from lora_eval.servers.inputs import PREFIX, Adapter, Model
 
 # Initialisations that change the base's own weights: what is saved is not the change from the base.
@@ -26,12 +27,14 @@ _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server makes of a feature: how bad, why, where upstream says so, and whether merging helps."""
+    """What a server makes of a feature: how bad, why, where upstream says so, and what helps: to merge the
+    adapter, or to write it as a plain LoRA.
+    """
 
     severity: Severity
     reason: str
     issue: str | None = None
-    mergeable: bool = True
+    remedy: Literal["merge", "lora"] = "merge"
 
 
 Answers = dict[str, Answer]
@@ -45,14 +48,14 @@ def feature_findings(adapter: Adapter, model: Model, answers: Answers) -> Iterat
         found = detect(adapter, model) if answer else None
         if answer is None or found is None:
             continue
-        fix = merge_fix(adapter, model) if answer.mergeable else None
+        fix = plain_fix(adapter, model) if answer.remedy == "lora" else merge_fix(adapter, model)
         yield Finding(
             arm=adapter.name,
             rule=rule,
             severity=answer.severity,
             reason=f"{found}: {answer.reason}",
             issue=answer.issue,
-            fix=fix,
+            fix=None if answer.severity == "info" else fix,
         )
 
 
@@ -80,8 +83,14 @@ def _bias(adapter: Adapter, model: Model) -> str | None:
 
 def _initialisation(adapter: Adapter, model: Model) -> str | None:
     initial = adapter.config.get("init_lora_weights")
-    changes = isinstance(initial, str) and initial.lower().startswith(_CHANGE_THE_BASE)
-    return f"init_lora_weights is {initial!r}" if changes else None
+    if not isinstance(initial, str) or not initial.lower().startswith(_CHANGE_THE_BASE):
+        return None
+    if initial.lower() in ("pissa", "olora"):
+        return f"init_lora_weights is {initial!r}"
+    return (
+        f"init_lora_weights is {initial!r}, which cannot be repeated (only the training can save it as plain "
+        "LoRA, with save_pretrained(path_initial_model_for_weight_conversion=...))"
+    )
 
 
 def _patterns(adapter: Adapter, model: Model) -> str | None:

@@ -80,12 +80,11 @@ def shape_findings(adapter: Adapter, model: Model) -> Iterator[Finding]:
         )
 
 
-def rank_findings(adapter: Adapter, largest: int | None, server: str) -> Iterator[Finding]:
+def rank_findings(adapter: Adapter, model: Model, largest: int | None, server: str) -> Iterator[Finding]:
     """The rank in the files must be the configured one (the scaling follows from it) and below the limit."""
     if largest is not None and adapter.rank > largest:
-        yield _found(
-            adapter, "rank", "refused", f"its rank is {adapter.rank}; {server} takes at most {largest}"
-        )
+        reason = f"its rank is {adapter.rank}; {server} takes at most {largest}"
+        yield _found(adapter, "rank", "refused", reason, fix=merge_fix(adapter, model))
     patterns = adapter.config.get("rank_pattern")
     said = adapter.config.get("r")
     wrong = [tensor for tensor in adapter.lora if tensor.rank != said]

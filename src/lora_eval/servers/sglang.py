@@ -26,23 +26,27 @@ TARGETS = (
 )  # fmt: skip
 
 ANSWERS = {
-    "peft-type": Answer("refused", "SGLang serves LoRA only", mergeable=False),
-    "file-format": Answer("refused", "its shapes cannot be checked; save it as safetensors", mergeable=False),
+    "peft-type": Answer("refused", "SGLang serves LoRA only"),
+    "file-format": Answer("refused", "its shapes cannot be checked; save it as safetensors"),
     "dora": Answer("refused", "SGLang does not load DoRA"),
-    "rslora": Answer("ignored", "SGLang 0.5.23 scales by alpha / r, not by alpha / sqrt(r)"),
-    "patterns": Answer("ignored", "SGLang 0.5.23 gives every layer the adapter's own rank and alpha"),
+    "rslora": Answer("ignored", "SGLang 0.5.23 scales by alpha / r, not by alpha / sqrt(r)", remedy="lora"),
+    "patterns": Answer(
+        "ignored", "SGLang 0.5.23 gives every layer the adapter's own rank and alpha", remedy="lora"
+    ),
     "modules-to-save": Answer("ignored", _UNREAD),
     "bias": Answer("ignored", _UNREAD),
     "lora-bias": Answer("ignored", _UNREAD),
-    "initialisation": Answer("ignored", "SGLang 0.5.23 serves it on the unchanged base: another model"),
-    "alora": Answer("ignored", _UNREAD, mergeable=False),
-    "layer-replication": Answer("ignored", _UNREAD, mergeable=False),
-    "bdlora": Answer("ignored", _UNREAD, mergeable=False),
-    "qalora": Answer("ignored", _UNREAD, mergeable=False),
+    "initialisation": Answer(
+        "ignored", "SGLang 0.5.23 serves it on the unchanged base: another model", remedy="lora"
+    ),
+    "alora": Answer("ignored", _UNREAD),
+    "layer-replication": Answer("ignored", _UNREAD),
+    "bdlora": Answer("ignored", _UNREAD),
+    "qalora": Answer("ignored", _UNREAD),
     "trained-tokens": Answer("ignored", _UNREAD),
     "resized-vocabulary": Answer("ignored", _UNREAD),
     "target-pattern": Answer(
-        "refused", "SGLang takes a list of names, or 'all-linear', and no other pattern", mergeable=False
+        "refused", "SGLang takes a list of names, or 'all-linear', and no other pattern", remedy="lora"
     ),
     "lm-head": Answer("info", "served since that pull request", f"{_PULLS}/14177"),
     "other-options": Answer("ignored", _UNREAD),

@@ -29,20 +29,23 @@ def five_field_answers(server: str) -> Answers:
     """What a server makes of adapters that reads the five fields only, as TGI and LoRAX do."""
     unread = f"{server} does not read it, and serves the adapter without it"
     ignored = Answer("ignored", unread)
-    alone = Answer("ignored", unread, mergeable=False)
     return {
-        "peft-type": Answer("refused", f"{server} serves LoRA only", mergeable=False),
-        "file-format": Answer("refused", f"{server} reads safetensors only: save it again", mergeable=False),
+        "peft-type": Answer("refused", f"{server} serves LoRA only"),
+        "file-format": Answer("refused", f"{server} reads safetensors only: save it again"),
         "dora": ignored,
-        "patterns": Answer("ignored", f"{server} gives every layer the adapter's own rank and alpha"),
+        "patterns": Answer(
+            "ignored", f"{server} gives every layer the adapter's own rank and alpha", remedy="lora"
+        ),
         "modules-to-save": Answer("ignored", f"{server} warns of unused weights, and serves without them"),
         "bias": ignored,
         "lora-bias": ignored,
-        "initialisation": Answer("ignored", f"{server} serves it on the unchanged base: another model"),
-        "alora": alone,
-        "layer-replication": alone,
-        "bdlora": alone,
-        "qalora": alone,
+        "initialisation": Answer(
+            "ignored", f"{server} serves it on the unchanged base: another model", remedy="lora"
+        ),
+        "alora": ignored,
+        "layer-replication": ignored,
+        "bdlora": ignored,
+        "qalora": ignored,
         "trained-tokens": ignored,
         "resized-vocabulary": ignored,
         "other-options": ignored,
