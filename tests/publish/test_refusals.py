@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,28 +16,98 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_eval.publish.licences import check_languages, check_licence, known_licences
-from lora_eval.publish.refusals import check_file, list_files, local_paths, secrets_in
+from lora_eval.publish.refusals import check_file, header_paths, list_files, local_paths
+from lora_eval.publish.secrets import secrets_in
 from lora_eval.records import Comparison, Gate, Verification
 from lora_eval.records.gate import GateRule
 from lora_eval.schema import read_record, write_record
 from lora_eval.stats.gate import gated
 from tests.publish.conftest import GIVEN
 
+HF = "a Hugging Face token"
 SECRETS = {
-    "a Hugging Face token": "hf_" + "aB3" * 12,
-    "an OpenAI or Anthropic key": "sk-proj-" + "x1Y_" * 10,
+    HF: "hf_" + "aB3" * 12,
+    "an OpenAI, Anthropic or OpenRouter key": "sk-proj-" + "x1Y_" * 10,
     "a GitHub token": "ghp_" + "a1B2" * 9,
+    "a GitLab token": "glpat-" + "a1B2-" * 4,
     "an AWS access key": "AKIA" + "ABCD1234" * 2,
+    "an AWS secret key": "aws_secret_access_key = " + "wJal/7+x" * 5,
+    "an Azure account key": "AccountKey=" + "abC1" * 21 + "==",
+    "a Google key": "AIza" + "a1_-B" * 7,
+    "a Slack token": "xoxb-" + "123456789012-abc",
+    "an npm token": "npm_" + "a1B2" * 9,
+    "a PyPI token": "pypi-AgEIcHlwaS5vcmc" + "a1B2" * 20,
+    "a Weights & Biases key": "WANDB_API_KEY=" + "0123456789" * 4,
+    "a Replicate, Groq, xAI or Perplexity key": "gsk_" + "a1B2" * 13,
+    "a Databricks or DigitalOcean token": "dapi" + "0123abcd" * 4,
+    "a Stripe key": "sk_live_" + "a1B2" * 6,
+    "a SendGrid key": "SG." + "a1B2_-cdefghijklmnopqr." + "a" * 43,
+    "a signed web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijkl",
+    "a password in an address": "https://ann:s3cret-word@example.org/model",
+    "a login of a .netrc": "machine example.org login ann password hunter22",
+    "a key or password": '"client_secret": "a1b2c3d4e5f6g7h8"',
     "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
 }
+
+
+def test_every_pattern_has_its_example() -> None:
+    from lora_eval.publish import secrets
+
+    assert list(SECRETS) == list(secrets._SECRETS)
 
 
 @pytest.mark.parametrize("what", SECRETS)
 @pytest.mark.parametrize("before", [0, (1 << 22) - 10])
 def test_a_secret_is_found_wherever_it_stands(tmp_path: Path, what: str, before: int) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("x " * (before // 2) + f'token = "{SECRETS[what]}"\n')
+    path.write_text("x " * (before // 2) + f"found: {SECRETS[what]}\n")
     assert list(secrets_in(path)) == [f"holds {what}; remove it, and revoke it"]
+
+
+TOKEN = SECRETS[HF]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("nested.json", json.dumps({"a": [{"b": f"first line\n{TOKEN}"}]}).encode()),
+        ("twice.json", json.dumps({"a": json.dumps({"b": f"x\t{TOKEN}"})}).encode()),
+        ("escaped.json", f'{{"a": "\\u0068{TOKEN[1:]}"}}'.encode()),
+        ("slash.json", f'{{"a": "x\\/{TOKEN}"}}'.encode()),
+        ("wide.txt", f"token {TOKEN}".encode("utf-16")),
+        ("joined.txt", f"my_token_{TOKEN}".encode()),
+        ("name.yaml", f"token: {TOKEN}".encode()),
+        ("notes", TOKEN.encode()),
+        ("image.png", b"\x89PNG\r\n" + TOKEN.encode()),
+    ],
+)
+def test_no_way_of_writing_hides_a_token(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [HF in problem for problem in check_file(tmp_path / name)] == [True]
+
+
+def test_a_token_in_compressed_parquet_is_found(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    words = " ".join(f"{n * 7919 % 1000}-{TOKEN[n % 9 : n % 30]}" for n in range(400))
+    table = pyarrow.table({"n": [1, 2], "text": [None, f"{words} {TOKEN}"]})
+    parquet.write_table(table, tmp_path / "rows.parquet", compression="zstd")
+    assert TOKEN.encode() not in (tmp_path / "rows.parquet").read_bytes()
+    assert [HF in problem for problem in check_file(tmp_path / "rows.parquet")] == [True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"pad_token": "<|endoftext_padding_token_0|>", "eos_token": "<|im_end|>"}',
+        "risk-averse-and-otherwise-long-words-joined-by-dashes task-specific-adapter-configuration-of-models",
+        "https://example.org:8080/a@b hf_hub_download_of_a_model_with_a_long_name",
+    ],
+)
+def test_words_are_no_secret(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert list(check_file(tmp_path / "a.json")) == []
 
 
 @given(st.binary(max_size=300))
@@ -61,11 +134,36 @@ def test_pickles_are_known_by_name_and_by_content(tmp_path: Path) -> None:
     (tmp_path / "innocent.data").write_bytes(pickle.dumps({"a": 1}))
     with zipfile.ZipFile(tmp_path / "weights.data", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
-    (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04broken")
+    for protocol in (0, 1, 4):
+        (tmp_path / f"old{protocol}.json").write_bytes(pickle.dumps({"a": print}, protocol=protocol))
+    (tmp_path / "words.txt").write_text("cab\ncar\nRun.\n")
+    (tmp_path / "config.yaml").write_text("could be\nanything .\n")
     found = {path.name: list(check_file(path)) for path in sorted(tmp_path.iterdir())}
     assert [name for name, problems in found.items() if problems] == [
-        "innocent.data", "training_args.bin", "weights.data",
+        "innocent.data", "old0.json", "old1.json", "old4.json", "training_args.bin", "weights.data",
     ]  # fmt: skip
+
+
+def test_weights_whose_header_has_a_length_like_a_pickle_are_none(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"note": "x"}}).encode().ljust(0x0480)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert (tmp_path / "model.safetensors").read_bytes().startswith(b"\x80\x04")
+    assert list(check_file(tmp_path / "model.safetensors")) == []
+
+
+def _archives() -> dict[str, bytes]:
+    packed, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("data.pkl"))
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("notes.txt", TOKEN * 9)
+    return {"gzip": gzip.compress(TOKEN.encode()), "tar": packed.getvalue(), "zip": zipped.getvalue()}
+
+
+@pytest.mark.parametrize("kind", _archives())
+def test_what_cannot_be_looked_into_is_refused_whatever_its_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "notes.md").write_bytes(_archives()[kind])
+    assert ["an archive" in problem for problem in check_file(tmp_path / "notes.md")] == [True]
 
 
 def test_links_out_of_the_folder_and_to_nothing(tmp_path: Path) -> None:
@@ -76,11 +174,15 @@ def test_links_out_of_the_folder_and_to_nothing(tmp_path: Path) -> None:
     (folder / "good").symlink_to("inside.txt")
     (folder / "out").symlink_to(tmp_path / "outside.txt")
     (folder / "dead").symlink_to("gone.txt")
+    (folder / "more").mkdir()
+    (folder / "again").symlink_to("more")
     (folder / ".git").mkdir()
     (folder / ".git" / "config").write_text("x")
     files, problems = list_files(folder)
     assert [path.name for path in files] == ["good", "inside.txt"]
-    assert sorted(problem.split(": ")[1][:10] for problem in problems) == ["a link out", "a link to "]
+    assert [problem.split(": ")[1][:13] for problem in problems] == [
+        "a link to a f", "a link to not", "a link out of",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -89,14 +191,41 @@ def test_links_out_of_the_folder_and_to_nothing(tmp_path: Path) -> None:
         ("see /home/ann/model/x.json", 1),
         (r"C:\Users\ann\model", 1),
         ("https://host/data/x and org/data/x", 0),
+        ("https://data/x/y file-data/x ./data/x ~/data/x", 0),
         ("/tmp/a/b, /root/b/c", 2),
         ("and/or 3/4 {{ '/' }}", 0),
+        ("file:///home/ann/model", 1),
+        ("file:///C:/Users/ann/model", 1),
+        ("C:/Users/ann/model", 1),
+        (r"\\server\share\model", 1),
+        ("data:/data/a/b and --out=/home/ann/x", 2),
+        ("(/nfs/ann/x) `/Volumes/ann/x`", 2),
+        ("'Q:\\nyes\\nA:\\n' + {{ x }}", 0),
     ],
 )
 def test_paths_of_this_machine(text: str, found: int) -> None:
     assert len(list(local_paths("README.md", text))) == found
-    assert len(list(local_paths("config.json", json.dumps({"a": [text]})))) == found
-    assert list(local_paths("tokenizer.json", json.dumps([text]))) == []
+    assert len(list(local_paths("CONFIG.JSON", json.dumps({"a": [text]})))) == found
+    assert list(local_paths("tokenizer.json", json.dumps({"model": {"vocab": {text: 0}}}))) == []
+
+
+def test_paths_in_other_texts(tmp_path: Path) -> None:
+    assert len(list(local_paths("a.yaml", r'a: "C:\\Users\\ann\\x"'))) == 1
+    assert list(local_paths("a.html", r'{"prompt": "Q: x\nA:\nyes it is\nQ:"}')) == []
+    assert len(list(local_paths("a.json", json.dumps({"out": "/unusual/place/of/mine"})))) == 1
+    assert len(list(local_paths("a.json", f"broken {Path.home()}/x"))) == 1
+    assert len(list(local_paths("README.md", f"in {Path.cwd()}/x"))) == 1
+
+
+def test_the_metadata_of_weights_names_no_path(tmp_path: Path) -> None:
+    import numpy
+    from safetensors.numpy import save_file
+
+    file = tmp_path / "model.safetensors"
+    save_file({"a": numpy.zeros(2)}, file, metadata={"trained_from": "/home/ann/base"})
+    assert len(list(header_paths("model.safetensors", file))) == 1
+    save_file({"a": numpy.zeros(2)}, file, metadata={"format": "pt"})
+    assert list(header_paths("model.safetensors", file)) == []
 
 
 @pytest.mark.parametrize(
@@ -131,7 +260,7 @@ def _arguments(folder: Path, variant: str = "adapter") -> tuple[object, ...]:
 
 
 def test_every_reason_at_once_and_nothing_sent(own: Path, publish_cli: Any) -> None:
-    (own / "adapter" / ".env").write_text(f"HF_TOKEN={SECRETS['a Hugging Face token']}")
+    (own / "adapter" / ".env").write_text(f"HF_TOKEN={TOKEN}")
     (own / "adapter" / "optimizer.pt").write_bytes(pickle.dumps(1))
     (own / "adapter" / "notes.json").write_text(json.dumps({"cache": "/home/ann/cache"}))
     (own / "adapter" / "link").symlink_to("/etc/hostname")

@@ -10,7 +10,7 @@ from typing import Any
 from lora_eval.publish.card import render_card, render_curve
 from lora_eval.publish.content import Content
 from lora_eval.publish.records import EVALUATION, Records
-from lora_eval.publish.refusals import check_file, list_files, local_paths
+from lora_eval.publish.refusals import check_file, header_paths, is_text, list_files, local_paths
 from lora_eval.publish.results_yaml import eval_results_yaml
 from lora_eval.records import LoadedRun, Publication
 from lora_eval.records.publication import PublishedFile
@@ -68,15 +68,14 @@ def with_publication(contents: Mapping[str, Content], publication: Publication) 
 
 
 def text_problems(contents: Mapping[str, Content]) -> Iterator[str]:
-    """Yield every path of this machine that a text among the contents would give away."""
+    """Yield every path of this machine that a text among the contents, or the metadata of weights, would give
+    away.
+    """
     for path, content in contents.items():
-        if path.endswith((".safetensors", ".model", ".parquet")):
-            continue
-        try:
-            text = content.read().decode()
-        except UnicodeDecodeError:
-            continue
-        yield from local_paths(path, text)
+        if path.endswith(".safetensors") and isinstance(content.source, Path):
+            yield from header_paths(path, content.source)
+        elif is_text(path, content.size):
+            yield from local_paths(path, content.read().decode("utf-8", "replace"))
 
 
 def _reports(records: Records, runs: Mapping[str, LoadedRun], publication: Publication) -> dict[str, str]:

@@ -1,8 +1,6 @@
-"""What must not leave the machine: secrets, pickles, links out of the folder, paths of this machine.
+"""What must not leave the machine: secrets, pickles, archives, links out of the folder, paths of its own.
 
-huggingface_hub uploads all of these without a word (2.4: a `.env` with a token, an `id_rsa`, files behind
-links). Names and patterns are those of the issuers' documentation; nothing here judges a text's entropy,
-because tokenizers are full of it.
+huggingface_hub uploads all of these without a word (2.4, measured).
 """
 
 from __future__ import annotations
@@ -11,58 +9,56 @@ import fnmatch
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_eval.records import SampleRow
+from lora_eval.publish.secrets import is_secret_name, secrets_in
 
-_SECRET_NAMES = (
-    ".env", ".env.*", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx",
-    ".netrc", ".npmrc", ".pypirc", ".git-credentials", ".htpasswd", "credentials", "credentials.json",
-    "stored_tokens", "*.keystore",
-)  # fmt: skip
-_SECRETS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
-    "an OpenAI or Anthropic key": rb"\bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,}",
-    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})\b",
-    "a GitLab token": rb"\bglpat-[A-Za-z0-9_-]{20,}",
-    "an AWS access key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a Google API key": rb"\bAIza[A-Za-z0-9_-]{35}\b",
-    "a Slack token": rb"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}\b",
-    "a PyPI token": rb"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,}",
-    "a Weights & Biases key": rb"(?i:wandb_api_key)[\"' ]*[=:][\"' ]*[0-9a-f]{40}",
-    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-}
-_PATTERN = re.compile(b"|".join(b"(?P<p%d>%s)" % (n, pattern) for n, pattern in enumerate(_SECRETS.values())))
-_BLOCK, _OVERLAP = 1 << 22, 512
 _PICKLES = (
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.pkl",
-    "*.pickle",
-    "*.ckpt",
-    "*.joblib",
-    "*.dill",
-    "*.npy",
-    "*.msgpack",
-)
-_TEXTS = (".json", ".jsonl", ".yaml", ".yml", ".md", ".html", ".txt", ".csv")
-_ROOTS = (
-    "home", "root", "Users", "tmp", "var", "mnt", "media", "data", "workspace", "content", "opt", "private",
-    "scratch", "srv", "work", "kaggle", "gpfs", "lustre",
+    "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.dill", "*.npy", "*.msgpack",
 )  # fmt: skip
-# Not behind a word, a colon or another slash: `https://host/data/x` and `a/data/x` are no paths of ours.
-ABSOLUTE_PATH = re.compile(
-    rf"(?<![\w:/.~-])(?:/(?:{'|'.join(_ROOTS)})/[\w.@-]+[^\s\"'<>|,;)\]]*|[A-Za-z]:\\[\w.]+\\[^\s\"']*)"
+# First bytes of what only an unpacker can look into.
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c")
+_TEXTS = (
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".md",
+    ".html",
+    ".txt",
+    ".csv",
+    ".svg",
+    ".log",
+    ".toml",
+    ".ipynb",
 )
+_MOST_TEXT = 1 << 28  # bytes; nothing larger is a text that people wrote
+_ROOTS = (
+    "home", "root", "Users", "Volumes", "tmp", "var", "mnt", "media", "data", "workspace", "content", "opt",
+    "private", "scratch", "pscratch", "srv", "work", "kaggle", "gpfs", "lustre", "beegfs", "ceph", "fsx",
+    "nfs", "net", "export", "cluster", "storage", "raid", "ssd", "nvme", "local", "shared", "share",
+    "project", "projects", "proj", "dev/shm", "app", "usr", "etc", "run", "dbfs", "notebooks", "datasets",
+    "models", "checkpoints",
+)  # fmt: skip
+# Not behind a word or another slash: `https://host/data/x` and `a/data/x` are no paths of ours.
+_UNIX = rf"(?<![\w/.~-])/(?:{'|'.join(_ROOTS)})/[\w.@+-]+[^\s\"'<>`|,;)\]}}]*"
+_WINDOWS = r"(?<![A-Za-z0-9])[A-Za-z]:(?:\\{1,2}|/)[\w. -]+(?:\\{1,2}|/)[^\s\"'<>`]*"
+_SHARE = r"(?<![\w\\])\\\\[A-Za-z][\w.-]+\\[A-Za-z][\w$.-]*[^\s\"'<>`]*"
+ABSOLUTE_PATH = re.compile(rf"file:/[^\s\"'<>`]+|{_UNIX}|{_WINDOWS}|{_SHARE}")
+_WHOLE = re.compile(r"/[\w.@+-]+(?:/[\w.@+-]+)+/?")
+# Elsewhere `A:\nyes\n` is no drive but an answer: in chat templates, and where `\n` stands for a line end.
+_DRIVE = re.compile(
+    r"[A-Za-z]:\\{1,2}(?:users|documents|windows|program|temp|tmp|data|home|dev|work|projects|models|src)",
+    re.IGNORECASE,
+)
+_TEMPLATE = re.compile(r"\{[{%]")
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[str]]:
     """Return every file below a folder, sorted, without version control and caches; and what is refused: a
-    link that leads out of the folder, or nowhere.
+    link that leads out of the folder, to another folder, or nowhere.
     """
     found, problems = [], []
     home = folder.resolve()
@@ -76,102 +72,138 @@ def list_files(folder: Path) -> tuple[list[Path], list[str]]:
             )
         elif path.is_symlink() and not path.exists():
             problems.append(f"{path}: a link to nothing; remove it")
+        elif path.is_symlink() and path.is_dir():
+            problems.append(f"{path}: a link to a folder; put the folder itself there")
         elif path.is_file():
             found.append(path)
     return found, problems
 
 
 def check_file(path: Path) -> Iterator[str]:
-    """Yield why the file must not be uploaded: its name, a pickle, a secret in it."""
-    if _fits(path.name, _SECRET_NAMES):
+    """Yield why the file must not be uploaded: its name, a pickle, an archive, a secret in it."""
+    if is_secret_name(path):
         yield f"{path}: by its name it holds a secret; remove it from the folder"
-    if _fits(path.name, _PICKLES) or _is_pickle(path):
+    named = any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _PICKLES)
+    if named or _is_pickle(path):
         yield f"{path}: a pickle runs code where it is opened; save weights as safetensors, and remove it"
-        return
-    yield from (f"{path}: {problem}" for problem in secrets_in(path))
+    elif _is_archive(path):
+        yield f"{path}: an archive, in which nobody looks for secrets and pickles; unpack it, or remove it"
+    else:
+        yield from (f"{path}: {problem}" for problem in secrets_in(path))
 
 
-def secrets_in(path: Path) -> Iterator[str]:
-    """Yield what the file's bytes hold that looks like a secret; of safetensors only the header is read."""
-    seen = set()
-    with path.open("rb") as file:
-        left = _header_bytes(path, file.read(8)) if path.suffix == ".safetensors" else None
-        file.seek(0)
-        before = b""
-        while block := file.read(_BLOCK if left is None else min(_BLOCK, left)):
-            left = None if left is None else left - len(block)
-            for match in _PATTERN.finditer(before + block):
-                seen.add(_name_of(match))
-            before = (before + block)[-_OVERLAP:]
-    yield from (f"holds {what}; remove it, and revoke it" for what in sorted(seen))
-
-
-def secrets_in_rows(rows: Iterable[SampleRow]) -> Iterator[str]:
-    """Yield what the rows' texts hold that looks like a secret: Parquet is compressed, its bytes hide it."""
-    found = (
-        _name_of(match)
-        for row in rows
-        for text in (row.prompt, row.output, row.target)
-        for match in _PATTERN.finditer(text.encode())
-    )
-    yield from (f"holds {what}; remove it, and revoke it" for what in sorted(set(found)))
+def is_text(path: str, size: int) -> bool:
+    """Whether a file's texts are looked at for paths."""
+    return path.lower().endswith(_TEXTS) and size <= _MOST_TEXT
 
 
 def local_paths(path: str, text: str) -> Iterator[str]:
     """Yield each path of this machine that a text file (JSON, YAML, Markdown, HTML) would give away."""
-    if not path.endswith(_TEXTS) or Path(path).name in ("tokenizer.json", "vocab.json"):
-        return
-    for found in dict.fromkeys(_paths_in(path, text)):
+    name = path.lower()
+    texts = list(_strings(path, text)) if name.endswith(".json") else [text]
+    escapes = name.endswith((".html", ".jsonl", ".ipynb", ".yaml", ".yml"))
+    for found in dict.fromkeys(found for part in texts for found in _paths_in(part, escapes=escapes)):
         yield f"{path}: names {found}, a path of this machine"
 
 
-def _paths_in(path: str, text: str) -> Iterator[str]:
-    own = tuple(
-        str(place) for place in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())) if len(str(place)) > 3
-    )
-    texts = list(_strings(json.loads(text))) if path.endswith(".json") else [text]
-    for part in texts:
-        for match in ABSOLUTE_PATH.finditer(part):
+def header_paths(path: str, file: Path) -> Iterator[str]:
+    """Yield each path of this machine that stands in the metadata of a file of weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            metadata = weights.metadata() or {}
+    except (SafetensorError, OSError):
+        return  # whoever loads it is told more
+    for text in metadata.values():
+        yield from (
+            f"{path}: its metadata names {found}, a path of this machine"
+            for found in _paths_in(text, escapes=False)
+        )
+
+
+def _paths_in(text: str, *, escapes: bool) -> Iterator[str]:
+    """`escapes` says that a backslash may begin an escape sequence in this text."""
+    escapes = escapes or _TEMPLATE.search(text) is not None
+    for match in ABSOLUTE_PATH.finditer(text):
+        if not escapes or "\\" not in match.group() or _DRIVE.match(match.group()):
             yield match.group()
-        yield from (part for root in own if part.startswith(f"{root}/") and not ABSOLUTE_PATH.match(part))
+    if _WHOLE.fullmatch(text) and not ABSOLUTE_PATH.match(text):
+        yield text
+    for place in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())):
+        own = re.compile(rf"(?<![\w/.~]){re.escape(str(place))}/[^\s\"'<>`]*")
+        if len(str(place)) > 3:
+            yield from (
+                match.group() for match in own.finditer(text) if not ABSOLUTE_PATH.match(match.group())
+            )
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(path: str, text: str) -> Iterator[str]:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        yield text
+        return
+    if Path(path).name in ("tokenizer.json", "vocab.json") and isinstance(data, dict):
+        # Tokens are words, and some vocabularies hold `/home/` and the like.
+        data = {
+            key: value for key, value in data.items() if key in ("post_processor", "truncation", "padding")
+        }
+    yield from _leaves(data)
+
+
+def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield str(key)
-            yield from _strings(inner)
+            yield from _leaves(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _strings(inner)
+            yield from _leaves(inner)
 
 
-def _name_of(match: re.Match[bytes]) -> str:
-    return list(_SECRETS)[int(str(match.lastgroup)[1:])]
-
-
-def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(262)
+    return start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
 
 
 def _is_pickle(path: Path) -> bool:
-    """By content: a pickle's first opcodes, or torch's archive of one."""
+    """By content: a pickle of any protocol that calls something, or torch's archive of one."""
     with path.open("rb") as file:
-        start = file.read(4)
-        if start[:1] == b"\x80" and len(start) > 2 and start[1] in (2, 3, 4, 5):
-            return True
-        if start != b"PK\x03\x04":
-            return False
+        start = file.read(9)
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return False  # safetensors: the length of its header may begin like a pickle
+    if start[:1] == b"\x80" and len(start) > 2 and start[1] in (2, 3, 4, 5):
+        return True
+    return _names_pickle(path) if start.startswith(b"PK\x03\x04") else _is_old_pickle(path)
+
+
+def _names_pickle(path: Path) -> bool:
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith((".pkl", "data.pkl")) for name in archive.namelist())
+            return any(name.lower().endswith((".pkl", ".pickle")) for name in archive.namelist())
     except zipfile.BadZipFile:
         return False
 
 
-def _header_bytes(path: Path, start: bytes) -> int:
-    return min(path.stat().st_size, 8 + int.from_bytes(start, "little")) if len(start) == 8 else len(start)
+def _is_old_pickle(path: Path) -> bool:
+    """Protocols 0 and 1 have no first byte of their own: it must parse up to its end, and name a callable."""
+    import pickletools
+    import warnings
+
+    named = False
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escape sequences in what is no pickle
+            for opcode, argument, _ in pickletools.genops(file):
+                named |= opcode.name in ("GLOBAL", "INST") and bool(
+                    re.fullmatch(r"[\w.]+ [\w.]+", str(argument))
+                )
+    except (ValueError, OverflowError, UnicodeDecodeError):
+        return False
+    return named

@@ -10,7 +10,7 @@ from lora_eval.publish.content import Content
 from lora_eval.publish.contents import text_problems
 from lora_eval.publish.hub import check_repo_id
 from lora_eval.publish.records import portable
-from lora_eval.publish.refusals import secrets_in_rows
+from lora_eval.publish.secrets import secrets_in_rows
 from lora_eval.publish.stage import Prepared
 from lora_eval.records import Comparison
 from lora_eval.runstore import HEADER, ROWS, flat_rows, read_run

@@ -19,7 +19,7 @@ from lora_eval.publish.contents import (
 from lora_eval.publish.hub import Progress, Repository, RepoType, check_repo_id
 from lora_eval.publish.measured import Measured, Options
 from lora_eval.publish.records import EVALUATION, portable
-from lora_eval.publish.refusals import secrets_in_rows
+from lora_eval.publish.secrets import secrets_in_rows
 from lora_eval.records import Comparison, LoadedRun, Publication
 from lora_eval.runstore import HEADER, ROWS, has_run, read_run
 from lora_eval.schema import dump_record, read_record
