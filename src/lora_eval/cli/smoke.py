@@ -29,6 +29,10 @@ _SAID = {True: "passed", False: "FAILED", None: "not checked"}
     "--model", "models", multiple=True, metavar="NAME=DIR",
     help="A whole model (merged, GPTQ, AWQ) and its served name. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--prompts", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="Prompts to ask too (JSON lines: messages, text or prompt); 32 of a longer file.",
+)  # fmt: skip
 @click.option("--allow-load", is_flag=True, help="Load and unload a copy of an adapter: the server changes.")
 @click.option("--load", is_flag=True, help="Measure answers per second; only on a server of this machine.")
 @click.option(
@@ -55,6 +59,7 @@ def command(url: str, as_json: bool, silent: bool, verbose: bool, **options: Any
     Example:
       lora-eval smoke http://127.0.0.1:8000/v1 --base ./base --adapter support=./adapter
       lora-eval smoke http://127.0.0.1:8000/v1 --model shipped=./merged --json
+      lora-eval smoke http://127.0.0.1:8000/v1 --model shipped=./merged --prompts held-out.jsonl
       lora-eval smoke http://127.0.0.1:8000/v1 --base ./base --adapter support=./adapter --allow-load --load
     """
     from lora_eval.cli.progress import progress_bar
@@ -92,6 +97,7 @@ def _asked(options: dict[str, Any]) -> Asked:
         dtype=dtype,
         model_dtype=options["dtype"],
         quantization=quantization,
+        prompts=options["prompts"],
         allow_load=options["allow_load"],
         load=options["load"],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from lora_eval.engines.decoding import end_tokens
 from lora_eval.engines.transformers import max_length
 from lora_eval.engines.vllm_probe import Expected, Probe, Tolerance, calibrate, expected_of, make_probe
+from lora_eval.exporters.rows import Row
 from lora_eval.models import Resident, load_tokenizer, open_folder, open_resident
+from lora_eval.smoke.prompts import with_prompts
 
 SOURCE = (
     "rounding of each model's dtype: float32 differs by the order of its sums; float16 and bfloat16 by up to "
@@ -54,8 +56,10 @@ def answer_here(
     dtype: str,
     quantization: dict[str, Any] | None,
     longest: int | None,
+    rows: Sequence[Row] = (),
 ) -> list[LocalArm]:
-    """Return base and adapters, base first; `longest` is how many tokens the server reads.
+    """Return base and adapters, base first; `longest` is how many tokens the server reads, `rows` are asked
+    beside the prompts of the probe.
 
     Raises:
         ModelError: the base or an adapter cannot be opened.
@@ -64,18 +68,25 @@ def answer_here(
         resident = open_resident(base, adapters, base_name=base_name, dtype=dtype, quantization=quantization)
     else:
         resident = open_folder(base, name=base_name, dtype=dtype)
-    return _arms(resident, {base_name: base} | dict(adapters), base_name, longest)
+    return _arms(resident, {base_name: base} | dict(adapters), base_name, longest, rows)
 
 
-def answer_folder(folder: Path, *, name: str, dtype: str, longest: int | None) -> LocalArm:
+def answer_folder(
+    folder: Path, *, name: str, dtype: str, longest: int | None, rows: Sequence[Row] = ()
+) -> LocalArm:
     """Return a whole model (merged, GPTQ, AWQ) that is served on its own."""
-    (found,) = _arms(open_folder(folder, name=name, dtype=dtype), {name: folder}, name, longest)
+    (found,) = _arms(open_folder(folder, name=name, dtype=dtype), {name: folder}, name, longest, rows)
     return found
 
 
-def _arms(resident: Resident, folders: Mapping[str, Path], base: str, longest: int | None) -> list[LocalArm]:
+def _arms(
+    resident: Resident, folders: Mapping[str, Path], base: str, longest: int | None, rows: Sequence[Row]
+) -> list[LocalArm]:
     read = max_length(resident)
-    probe = make_probe(resident.tokenizer, min(read, longest or read))
+    length = min(read, longest or read)
+    probe = make_probe(resident.tokenizer, length)
+    if rows:
+        probe = with_prompts(probe, _renderer(folders, base, resident.tokenizer), rows, length)
     expected = {arm: expected_of(resident, arm, probe) for arm in resident.arms}
     ends = {arm: _ends(resident, folder) for arm, folder in folders.items()}
     dtype, tokenizer = resident.dtype, resident.tokenizer
@@ -90,6 +101,14 @@ def _arms(resident: Resident, folders: Mapping[str, Path], base: str, longest: i
         )
         for arm in expected
     ]  # fmt: skip
+
+
+def _renderer(folders: Mapping[str, Path], base: str, tokenizer: Any) -> Any:
+    """The tokenizer that turns conversations into ids: that of the first adapter with a template of its own,
+    else the base's.
+    """
+    own = (_templated(folder, tokenizer) for name, folder in folders.items() if name != base)
+    return next((found for found in own if found.chat_template), tokenizer)
 
 
 def _templated(folder: Path, tokenizer: Any) -> Any:

@@ -31,6 +31,7 @@ from lora_eval.smoke.conversations import (
 from lora_eval.smoke.load import check_loopback, measure_load
 from lora_eval.smoke.local import SOURCE, LocalArm, answer_folder, answer_here
 from lora_eval.smoke.mixed import ask_together, check_mixed
+from lora_eval.smoke.prompts import read_prompts
 from lora_eval.smoke.reload import check_reload
 from lora_eval.smoke.served import Outcome, Served, find_served, outcome
 
@@ -51,8 +52,8 @@ _EACH: dict[str, Check] = {
 class Asked:
     """What is asked of the server. `adapters` and `models` (whole models that are served on their own) map
     served names to folders; `dtype` and `quantization` are those of the base here, `model_dtype`
-    that of the models. `allow_load` lets the
-    server be changed, `load` puts load on it.
+    that of the models. `prompts` is a file of prompts that are asked too. `allow_load` lets the server be
+    changed, `load` puts load on it.
     """
 
     base: Path | None = None
@@ -62,6 +63,7 @@ class Asked:
     dtype: str = "auto"
     model_dtype: str = "auto"
     quantization: dict[str, Any] | None = None
+    prompts: Path | None = None
     allow_load: bool = False
     load: bool = False
 
@@ -82,6 +84,7 @@ def smoke(url: str, asked: Asked, progress: Progress) -> Smoke:
 
     Raises:
         InputError: the URL, or what is asked, cannot be used.
+        DataError, TemplateError: the prompts cannot be read, or not be rendered.
         ModelError: a folder cannot be opened here.
         ServerError: the server cannot be reached, or ends under the checks.
     """
@@ -113,6 +116,7 @@ def smoke(url: str, asked: Asked, progress: Progress) -> Smoke:
 
 def _local_arms(served: Served, asked: Asked) -> list[LocalArm]:
     arms: list[LocalArm] = []
+    rows = read_prompts(asked.prompts) if asked.prompts is not None else []
     if asked.base is not None:
         name = served.base_name(asked.base_name)
         twice = {name, *asked.adapters} & set(asked.models) or {name} & set(asked.adapters)
@@ -120,10 +124,11 @@ def _local_arms(served: Served, asked: Asked) -> list[LocalArm]:
             raise InputError(f"'{twice.pop()}' is named twice; a served name stands for one model")
         arms += answer_here(
             asked.base, asked.adapters, base_name=name, dtype=asked.dtype,
-            quantization=asked.quantization, longest=served.longest,
+            quantization=asked.quantization, longest=served.longest, rows=rows,
         )  # fmt: skip
     for name, folder in asked.models.items():
-        arms.append(answer_folder(folder, name=name, dtype=asked.model_dtype, longest=served.longest))
+        whole = answer_folder(folder, name=name, dtype=asked.model_dtype, longest=served.longest, rows=rows)
+        arms.append(whole)
     return arms
 
 
