@@ -21,6 +21,12 @@ price: {input: 10.0, output: 30.0}
 """
 
 
+@pytest.fixture(autouse=True)
+def own_calibrations(tmp_path, monkeypatch):
+    """Calibrations lie beside the stored answers: those of other tests are not this user's."""
+    monkeypatch.setenv("LORA_EVAL_STORE", str(tmp_path / "store" / "results.sqlite"))
+
+
 @pytest.fixture
 def stub():
     with StubJudge(bias=0.1) as judge:
@@ -175,37 +181,53 @@ def test_calibrate_refuses_with_status_three(run_cli, stub, tmp_path):
     assert "REFUSED" in result.stdout
 
 
+def calibrated(run_cli, stub, folder, better, worse, **changes):
+    rows = folder / f"pairs-{better}.jsonl"
+    row = {"prompt": "q", "chosen": f"QUALITY={better}", "rejected": f"QUALITY={worse}"}
+    rows.write_text(json.dumps(row), "utf-8")
+    options = {"--judge": "openai-text", "--judge-model": "stub", "--judge-url": stub.url} | changes
+    given = [word for option in options.items() for word in option]
+    return run_cli("judge", "calibrate", *given, "--pairs", rows, "--out", folder / f"check-{better}", "-q")
+
+
 def test_a_refused_judge_is_asked_nothing(run_cli, asked, stub, tmp_path):
-    rows = tmp_path / "bad.jsonl"
-    rows.write_text(json.dumps({"prompt": "q", "chosen": "QUALITY=0", "rejected": "QUALITY=2"}), "utf-8")
-    run_cli(
-        "judge",
-        "calibrate",
-        "--judge",
-        "openai-text",
-        "--judge-model",
-        "stub",
-        "--judge-url",
-        stub.url,
-        "--pairs",
-        rows,
-        "--out",
-        tmp_path / "check",
-        "-q",
-    )
-    calls = stub.calls
-    result = run_cli(
-        "judge",
-        "run",
-        *asked(),
-        "--out",
-        tmp_path / "out",
-        "-q",
-        "--calibration",
-        tmp_path / "check" / "calibration.json",
-    )
-    assert (result.status, stub.calls) == (3, calls)
+    """By default: its last calibration is known to every later run of this user."""
+    assert calibrated(run_cli, stub, tmp_path, 0, 2).status == 3
+    calls, run = stub.calls, ["judge", "run", *asked(), "--out", tmp_path / "out", "-q"]
+    result = run_cli(*run)
+    assert (result.status, result.stdout, stub.calls) == (3, "", calls)
     assert "is refused: right on 0.0 %" in result.stderr
+    assert "without --trust-judge" in result.stderr
+    # One that is trusted all the same is reported, and that is said.
+    trusted = run_cli(*run, "--trust-judge")
+    assert (trusted.status, stub.calls) == (0, calls + 40)
+    assert "was trusted all the same" in trusted.stderr
+    # Another model of the same profile is another judge.
+    assert run_cli(*run[:-3], "--judge-model", "other", "--out", tmp_path / "other").status == 0
+
+
+def test_the_last_calibration_counts_and_one_that_is_given_before_it(run_cli, asked, stub, tmp_path):
+    run = ["judge", "run", *asked(), "--limit", 2, "--out", tmp_path / "out", "-q"]
+    assert "nobody has measured how often this judge is right" in run_cli(*run).stderr
+    assert calibrated(run_cli, stub, tmp_path, 0, 2).status == 3
+    assert run_cli(*run).status == 3
+    assert calibrated(run_cli, stub, tmp_path, 3, 1).status == 0
+    passed = run_cli(*run)
+    assert passed.status == 0
+    assert "the judge is right on 100.0 % of 1 labelled pairs" in passed.stderr
+    given = run_cli(*run, "--calibration", tmp_path / "check-0" / "calibration.json")
+    assert (given.status, given.stdout) == (3, "")
+
+
+def test_a_judge_that_follows_the_position_is_refused_by_default(run_cli, asked, stub, tmp_path):
+    stub.bias = 9.0
+    run = ["judge", "run", *asked(), "--out", tmp_path / "out", "--json", "-q"]
+    result = run_cli(*run)
+    assert (result.status, result.stdout, stub.calls) == (3, "", 40)
+    assert "the answer shown first wins in both orders for 10 prompts" in result.stderr
+    trusted = run_cli(*run, "--trust-judge")
+    assert (trusted.status, stub.calls) == (0, 40)
+    assert any("follows the position" in note for note in json.loads(trusted.stdout)["notes"])
 
 
 @pytest.mark.parametrize("value", ["base", "=x", "base="])

@@ -20,6 +20,12 @@ from lora_eval.records import JudgeLabels
 from tests.judges.judged import write_answers as write_files
 
 
+@pytest.fixture(autouse=True)
+def own_calibrations(tmp_path, monkeypatch):
+    """Calibrations lie beside the stored answers: those of other tests are not this user's."""
+    monkeypatch.setenv("LORA_EVAL_STORE", str(tmp_path / "store" / "results.sqlite"))
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_llama, tiny_adapter):
     from lora_eval.engines.transformers import open_engine
@@ -205,6 +211,10 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     options = ["judge", "compare", "--base", tiny_llama, "--adapter", tiny_adapter, "--suite", "pairwise"]
     options += ["--questions", questions, "--temperature", 0.9, "--max-new-tokens", 8, "--out", out]
     options += ["--judge", "vllm-choice", "--judge-model", f"local:{tiny_llama}"]
+    refused = run_cli(*options, "--json")  # random weights judge by the position, and are found out
+    assert (refused.status, refused.stdout) == (3, "")
+    assert "follows the position" in refused.stderr
+    options.append("--trust-judge")
     result = run_cli(*options, "--json")
     assert result.status == 0, result
     found = json.loads(result.stdout)
@@ -213,7 +223,13 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     report = json.loads(
         run_cli("judge", "report", "--suite", "pairwise", "--annotations", out / "judged", "--json").stdout
     )
-    (rate,) = report["pairs"]
+    rate, control = report["pairs"]
+    assert (rate["b"], control["a"], control["b"]) == ("adapter", "base", "base#again")
+    assert found["controls"]["judge"]["difference"] == pytest.approx(control["rate"] - 0.5)
+    assert found["controls"]["judge"]["prompts"] == control["n"] == 12
+    assert any("nobody has measured how often this judge is right" in note for note in found["notes"])
+    assert any("the judge is the arm base itself" in note for note in found["notes"])
+    assert "judge" in (out / "report.md").read_text("utf-8")
     assert (task["task"], task["metric"], task["n"]) == ("pairwise", "preference", 12)
     assert pair["difference"] == pytest.approx(rate["rate"] - 0.5)
     assert (pair["ci_low"], pair["ci_high"]) == pytest.approx((rate["ci_low"] - 0.5, rate["ci_high"] - 0.5))
@@ -227,7 +243,7 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     }
     # The same command asks nothing again; the stored comparison is gated and reported like any other.
     again = run_cli(*options)
-    assert "0 calls made, 24 known before" in again.stderr
+    assert "0 calls made, 48 known before" in again.stderr
     assert "pairwise" in again.stdout
     gate = tmp_path / "gate.yaml"
     gate.write_text("schema: 1\nrules: [{task: pairwise, max_drop: 0.9}]\n", "utf-8")
@@ -277,7 +293,49 @@ def test_judge_compare_rates_both_turns_as_one_cluster(
         (task,) = json.loads(result.stdout)["tasks"]
         assert (task["task"], task["metric"], task["n"]) == ("mt-bench", "score", 12)
         assert task["means"] == {"base": 5.0, "adapter": 5.0}
-        assert stub.calls == 24
+        assert stub.calls == 36  # the base's second answers too
+        assert json.loads(result.stdout)["controls"]["judge"]["prompts"] == 6
+
+
+def test_no_control_where_none_is_asked_for(run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows):
+    from tests.judges.stub import StubJudge
+
+    questions = write_rows([{"instruction": f"Question {i}?"} for i in range(3)])
+    with StubJudge() as stub:
+        result = run_cli(
+            "judge", "compare", "--base", tiny_llama, "--adapter", tiny_adapter, "--questions", questions,
+            "--suite", "pairwise", "--max-new-tokens", 4, "--judge", "openai-text", "--judge-model", "stub",
+            "--judge-url", stub.url, "--control", 0, "--out", tmp_path / "out", "--json",
+        )  # fmt: skip
+        assert result.status == 0, result
+        assert (stub.calls, json.loads(result.stdout)["controls"]) == (6, {})
+    assert sorted(path.name for path in (tmp_path / "out" / "answers").iterdir()) == [
+        "adapter.jsonl",
+        "base.jsonl",
+    ]
+
+
+def test_a_position_bound_judge_concludes_nothing_by_default(
+    run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows
+):
+    from tests.judges.stub import StubJudge
+
+    questions = write_rows([{"instruction": f"Question {i}?"} for i in range(12)])
+    with StubJudge(bias=1.0) as stub:
+        options = [
+            "compare", "--base", tiny_llama, "--adapter", tiny_adapter, "--questions", questions,
+            "--suite", "pairwise", "--max-new-tokens", 4, "--judge", "openai-text", "--judge-model", "stub",
+            "--judge-url", stub.url, "--out", tmp_path / "out",
+        ]  # fmt: skip
+        refused = run_cli(*options, "--json")
+        assert (refused.status, refused.stdout) == (3, "")
+        assert "the answer shown first wins in both orders for 12 prompts" in refused.stderr
+        assert not (tmp_path / "out" / "comparison.json").exists()
+        calls = stub.calls
+        trusted = run_cli(*options, "--json", "--trust-judge")
+        assert (trusted.status, stub.calls) == (0, calls)
+    notes = json.loads(trusted.stdout)["notes"]
+    assert any("and was trusted all the same" in note for note in notes)
 
 
 def test_the_pairwise_suite_needs_questions(run_cli, tiny_llama, tmp_path):

@@ -227,7 +227,8 @@ def test_tokens_with_a_space_are_read(stub, files, tmp_path):
 
 def test_another_model_in_mid_run_is_reported(stub, files, tmp_path):
     stub.fault = "model-change"
-    outcome = run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
+    plan = plan_of(files, stub.url, changes={"limits": JudgeLimits(concurrency=1)})
+    outcome = run_plan(plan, tmp_path / "out", max_cost=None)
     assert "several models: stub, stub-2" in outcome.notes[0]
 
 
@@ -459,10 +460,11 @@ def test_files_written_by_path(stub, files, tmp_path: Path):
 
 def test_a_change_of_the_judge_and_a_position_bound_judge_are_in_the_report(stub, files, tmp_path):
     stub.fault, stub.bias = "model-change", 5.0
-    run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
+    plan = plan_of(files, stub.url, changes={"limits": JudgeLimits(concurrency=1)})
+    run_plan(plan, tmp_path / "out", max_cost=None)
     report = build_report("pairwise", [tmp_path / "out"])
     assert report.pairs[0].rate == 0.5
-    assert any("both orders agree on 0 % of the prompts only" in note for note in report.notes)
+    assert any("the answer shown first wins in both orders for 12 prompts" in note for note in report.notes)
     assert any("answered with several models: stub, stub-2" in note for note in report.notes)
 
 

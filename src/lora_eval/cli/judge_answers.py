@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lora_eval.cli.judge_arms import arm_options, read_arms, read_asked, variants_of, write_arms
+from lora_eval.cli.judge_arms import arm_options, read_arms, read_asked, write_arms
 
 
 @click.command(epilog="Writes DIR/ARM.jsonl, FastChat's format of answers; arms that are there are kept.")
@@ -21,12 +21,15 @@ def answers(out: Path, silent: bool, **options: Any) -> None:
     \b
     Example:
       lora-eval judge answers --base ./base --adapter tuned=./adapter --out answers
+      lora-eval judge answers --base ./base --arm prod=served:http://127.0.0.1:8000/v1#tuned --out answers
     """
     from lora_eval.cli.progress import progress_bar
     from lora_eval.models.quiet import quiet
 
     asked, arms = read_asked(options), read_arms(options)
     with progress_bar(not silent) as progress, quiet():
-        files = write_arms(arms, variants_of(arms), asked, out, options, progress)
-    for arm, path in files.items():
+        written = write_arms(arms, asked, out, options, progress)
+    for note in written.notes:
+        click.echo(f"Note: {note}", err=True)
+    for arm, path in written.files.items():
         click.echo(f"{arm}: {path}", err=True)

@@ -1,9 +1,13 @@
-"""Base, adapters and folders for the judge commands: opened one after the other, their answers kept."""
+"""Base, adapters, folders and served models for the judge commands: opened one after the other, their answers
+kept.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +18,34 @@ from lora_eval.errors import OutputError
 
 if TYPE_CHECKING:
     from lora_eval.evaluate import Arms
+    from lora_eval.evaluate.scorers import Scorer, Scorers
     from lora_eval.judges.mt_bench import Question
     from lora_eval.protocols import Engine, Progress
     from lora_eval.records import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files of answers by arm (base first), what each arm is, and what a report must say of them. `again`
+    is the file of the base's second answers, None where none were asked for.
+    """
+
+    files: dict[str, Path]
+    again: Path | None
+    variants: dict[str, Variant]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file to write: the answers of `arm` under the name `name`, with the settings of `write_answers`."""
+
+    name: str
+    arm: str
+    path: Path
+    asked: Mapping[str, Question]
+    writing: dict[str, Any]
+    mark: str
 
 
 def arm_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +56,7 @@ def arm_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH[@REV]",
                      help="A LoRA adapter; repeatable."),
         click.option("--arm", "others", multiple=True, metavar="NAME=KIND:PATH",
-                     help="A merged, gptq or awq folder; repeatable."),
+                     help="A merged, gptq or awq folder, or served:URL#MODEL of a server; repeatable."),
         click.option("--questions", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
                      help="FastChat's {question_id, turns} or alpaca_eval's {instruction} (MT-Bench's)."),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N questions only."),
@@ -50,7 +79,7 @@ def read_arms(options: Mapping[str, Any]) -> Arms:
     from lora_eval.cli.compare_options import parse_arms
 
     settings = {"dtype": options["dtype"], "quantize": options["quantize"], "add_original": False}
-    arms = parse_arms(options["base"], options["adapters"], options["others"], settings)
+    arms = parse_arms(options["base"], options["adapters"], options["others"], settings, served=True)
     arms.check()
     return arms
 
@@ -62,52 +91,74 @@ def read_asked(options: Mapping[str, Any]) -> dict[str, Question]:
     return first_questions(read_questions(options["questions"]), options["limit"])
 
 
-def variants_of(arms: Arms) -> dict[str, Variant]:
-    """Return what each arm is, with its fingerprint; base first."""
+def write_arms(
+    arms: Arms,
+    asked: Mapping[str, Question],
+    out: Path,
+    options: Mapping[str, Any],
+    progress: Progress,
+    again: Mapping[str, Question] | None = None,
+) -> Written:
+    """Return the answers of every arm; those that are there are kept. `again` are questions that the base
+    answers a second time, with other seeds.
+
+    Raises:
+        OutputError: a file holds answers of other weights, questions or settings.
+        ServerError: a served arm's server cannot be reached, or does not have the model.
+    """
+    from lora_eval.evaluate.arms import apart_notes, choose_quantization
+    from lora_eval.evaluate.scorers import Scorers
+
+    quantization, notes = choose_quantization(arms)
+    scorers = Scorers("transformers", progress)
+    writing = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
+    with contextlib.ExitStack() as opened:
+        # Servers first: one that is down is told before hours of answers, and only it says what it serves.
+        served = _open_served(arms, scorers, opened)
+        variants = _variants_of(arms) | {name: scorer.engine.variant for name, scorer in served.items()}
+
+        def job(name: str, arm: str, questions: Mapping[str, Question], settings: dict[str, Any]) -> _Job:
+            mark = _mark(variants[arm], None if arm in served else quantization, questions, settings)
+            return _Job(name, arm, out / f"{name}.jsonl", questions, settings, mark)
+
+        jobs = [job(arm, arm, asked, writing) for arm in variants]
+        if again:
+            second = writing | {"seed": writing["seed"] + 1}
+            jobs.append(job(f"{arms.base_name}#again", arms.base_name, again, second))
+        left = [each for each in jobs if not _is_kept(each.path, each.mark)]
+        openings: list[tuple[Sequence[str], Callable[[], Scorer]]] = [
+            *(([name], lambda scorer=scorer: scorer) for name, scorer in served.items()),
+            ([arms.base_name, *arms.shared], partial(scorers.shared, arms, quantization)),
+            *(([name], partial(scorers.apart, arms, name, quantization)) for name in arms.apart),
+            *(([other.name], partial(scorers.folder, other, arms.dtype)) for other in arms.others),
+        ]
+        for members, opening in openings:
+            _answer_all([each for each in left if each.arm in members], opening, progress)
+        told = (f"arm {name}: {note}" for name, scorer in served.items() for note in scorer.notes)
+        return Written(
+            files={each.name: each.path for each in jobs if each.name in variants},
+            again=jobs[-1].path if again else None,
+            variants=variants,
+            notes=(*notes, *apart_notes(arms), *told),
+        )
+
+
+def _open_served(arms: Arms, scorers: Scorers, opened: contextlib.ExitStack) -> dict[str, Scorer]:
+    found = {}
+    for arm in arms.served:
+        found[arm.name] = scorers.served(arm, arms.base)
+        opened.callback(found[arm.name].close)
+    return found
+
+
+def _variants_of(arms: Arms) -> dict[str, Variant]:
+    """What each arm on this machine is, with its fingerprint; base first."""
     from lora_eval.evaluate.arms import adapter_variant, folder_variant, shared_variants
 
     shared = shared_variants(arms)
     parent = shared[arms.base_name].fingerprint
     apart = {name: adapter_variant(arms, name, parent) for name in arms.apart}
     return shared | apart | {other.name: folder_variant(other) for other in arms.others}
-
-
-def write_arms(
-    arms: Arms,
-    variants: Mapping[str, Variant],
-    asked: dict[str, Question],
-    out: Path,
-    options: Mapping[str, Any],
-    progress: Progress,
-) -> dict[str, Path]:
-    """Return the file of answers of each arm; those that are there are kept.
-
-    Raises:
-        OutputError: a file holds answers of other weights, questions or settings.
-    """
-    from lora_eval.evaluate.arms import choose_quantization
-    from lora_eval.evaluate.scorers import Scorers
-
-    quantization, _ = choose_quantization(arms)
-    scorers = Scorers("transformers", progress)
-    openings: list[tuple[list[str], Callable[[], Any]]] = [
-        ([arms.base_name, *arms.shared], partial(scorers.shared, arms, quantization)),
-        *(([name], partial(scorers.apart, arms, name, quantization)) for name in arms.apart),
-        *(([other.name], partial(scorers.folder, other, arms.dtype)) for other in arms.others),
-    ]
-    writing = {name: options[name] for name in ("max_new_tokens", "temperature", "seed")}
-    files = {arm: out / f"{arm}.jsonl" for arm in variants}
-    marks = {arm: _mark(variants[arm], quantization, asked, writing) for arm in variants}
-    missing = {arm for arm, path in files.items() if not _is_kept(path, marks[arm])}
-    for members, opening in openings:
-        wanted = [arm for arm in members if arm in missing]
-        if wanted:
-            scorer = opening()
-            for arm in wanted:
-                _answer(scorer.engine, arm, asked, files[arm], marks[arm], writing, progress)
-            scorer.close()
-            del scorer
-    return files
 
 
 def _mark(
@@ -141,17 +192,20 @@ def _is_kept(path: Path, mark: str) -> bool:
     return True
 
 
-def _answer(
-    engine: Engine,
-    arm: str,
-    asked: dict[str, Question],
-    path: Path,
-    mark: str,
-    writing: dict[str, Any],
-    progress: Progress,
-) -> None:
+def _answer_all(jobs: Sequence[_Job], opening: Callable[[], Scorer], progress: Progress) -> None:
+    """Write the files that one opened model can write; nothing is opened where there is none."""
+    if not jobs:
+        return
+    scorer = opening()
+    for job in jobs:
+        _answer(scorer.engine, job, progress)
+    scorer.close()
+
+
+def _answer(engine: Engine, job: _Job, progress: Progress) -> None:
     from lora_eval.judges.writing import write_answers
     from lora_eval.schema import write_text
 
-    rows = write_answers(engine, arm, asked, progress=progress, **writing)
-    write_text(path, "".join(json.dumps(row | {"made_by": mark}, ensure_ascii=False) + "\n" for row in rows))
+    rows = write_answers(engine, job.arm, job.asked, progress=progress, **job.writing)
+    marked = [row | {"model_id": job.name, "made_by": job.mark} for row in rows]
+    write_text(job.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in marked))

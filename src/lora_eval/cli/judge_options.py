@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_eval.cli.judge_trust import trust_options
+
 if TYPE_CHECKING:
     from lora_eval.judges.calls import Plan
     from lora_eval.records import JudgeProfile
@@ -41,7 +43,17 @@ def judged_suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-cost", type=click.FloatRange(0), metavar="DOLLARS", help="The judge's."),
     )):  # fmt: skip
         function = option(function)
-    return judge_options(function, required=False)
+    return judge_options(trust_options(control_option(function)), required=False)
+
+
+def control_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that says how often the judge compares the base with itself."""
+    option = click.option(
+        "--control", type=click.IntRange(0), metavar="N",
+        help="Questions that the base answers twice, for the judge to compare it with itself (default: a "
+        "tenth, at least 16).",
+    )  # fmt: skip
+    return option(function)
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:

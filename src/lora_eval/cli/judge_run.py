@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_eval.cli.judge_options import judge_options, plan_options, read_plan, read_profile
+from lora_eval.cli.judge_trust import check_after, check_before, keep, trust_options
 
 if TYPE_CHECKING:
     from lora_eval.judges.calls import Plan
@@ -52,14 +53,17 @@ def plan(out: Path | None, as_json: bool, **options: Any) -> None:
               help="Folder of verdicts.jsonl, one line for each finished call.")  # fmt: skip
 @click.option("--max-cost", type=click.FloatRange(0), metavar="DOLLARS",
               help="Never spend more; needed where the profile has a price.")  # fmt: skip
-@click.option("--calibration", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="calibration.json of this judge: refuse a judge that did not pass.")  # fmt: skip
+@trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def run(
-    out: Path, max_cost: float | None, calibration: Path | None, as_json: bool, quiet: bool, **options: Any
-) -> None:
+    out: Path, max_cost: float | None, calibration: Path | None, trust_judge: bool, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
     r"""Let a judge compare or rate the answers, and report what it says.
+
+    A judge is refused where it did not pass its calibration (given, or this user's last one of that judge),
+    and where its verdicts here follow the position of the answers. What it said is stored in any case.
 
     \b
     Example:
@@ -67,12 +71,12 @@ def run(
           --answers base=base.json --answers tuned=tuned.json --out judged
     """
     from lora_eval.judges.report import report_verdicts
-    from lora_eval.judges.run import check_calibration
 
     made = read_plan(options)
-    if calibration is not None:
-        check_calibration(made, calibration)
+    told = check_before(made.profile, calibration, trusted=trust_judge)
     outcome = ask(made, options["judge_model"], out, max_cost, quiet)
+    for note in (*told, *check_after(outcome.verdicts, trusted=trust_judge)):
+        click.echo(f"Note: {note}", err=True)
     report = report_verdicts(options["suite"], outcome.verdicts, str(out))
     if as_json:
         from lora_eval.schema import dump_record
@@ -86,7 +90,10 @@ def run(
     print_report(report, Console())
 
 
-@click.command(epilog="Exit status: 0 the judge may be used; 3 it is refused; 5 --max-cost was reached.")
+@click.command(
+    epilog="Writes DIR/calibration.json; later runs of this user with the same judge go by it. Exit status: "
+    "0 the judge may be used; 3 it is refused; 5 --max-cost was reached."
+)
 @judge_options
 @click.option("--pairs", type=click.Path(path_type=Path, dir_okay=False), multiple=True, required=True,
               metavar="FILE",
@@ -116,6 +123,7 @@ def calibrate(
     outcome = ask(made, judge_model, out, max_cost, quiet)
     found = measure.calibrate(made, outcome.verdicts)
     write_record(out / "calibration.json", found)
+    keep(found)
     click.echo(dump_record(found) if as_json else calibration_text(found), nl=not as_json)
     return 0 if found.passed else 3
 

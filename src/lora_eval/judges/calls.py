@@ -58,6 +58,11 @@ class Plan:
         return request_body(self.profile, call.messages)
 
 
+def judge_name(profile: JudgeProfile) -> str:
+    """Return the judge's name for records, which identifies all that shapes its verdicts."""
+    return identity(profile, load_template(profile.template).text)
+
+
 def make_plan(
     suite: JudgeSuite,
     profile: JudgeProfile,
@@ -77,7 +82,7 @@ def make_plan(
         InputError: arms have other questions, or too few arms; or the prompt cannot judge an item.
     """
     template = load_template(profile.template)
-    judge = identity(profile, template.text)
+    judge = judge_name(profile)
     asked = dict(itertools.islice(common_questions(sets, suite).items(), limit))
     if profile.mode == "pair" and len(sets) < 2:
         raise InputError(f"judge {profile.name} compares two answers; give --answers for two arms or more")

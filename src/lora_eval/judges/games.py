@@ -121,6 +121,11 @@ def position_rate(games: Sequence[Game]) -> float | None:
     return sum(score < 0.5 if first == "a" else score > 0.5 for score, first in scores) / len(scores)
 
 
+def items_of(games: Sequence[Game]) -> list[Item]:
+    """Return the items of every pair of arms under every judge."""
+    return [item for group in _by_pair(games).values() for item in _items(group)]
+
+
 def _items(group: Sequence[Game]) -> list[Item]:
     by_item: dict[str, list[Game]] = {}
     for game in group:

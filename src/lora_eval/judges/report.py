@@ -13,9 +13,8 @@ from lora_eval.judges.bradley_terry import bradley_terry
 from lora_eval.judges.games import Game, pair_counts, pair_rates
 from lora_eval.judges.mt_report import report_ratings
 from lora_eval.judges.mt_rows import read_judgments
+from lora_eval.judges.trust import position_bound
 from lora_eval.records import JudgeReport, JudgeSuite, JudgeVerdict
-
-_FEW = 10  # pairs of orders from which their agreement says something of the judge
 
 
 def build_report(
@@ -61,7 +60,8 @@ def _build(
 ) -> JudgeReport:
     if suite == "alpaca-eval":
         preferences = [*read_preferences(foreign), *own_rows.preferences(verdicts)]
-        return report_preferences(preferences, sources, df_gamed, level)
+        report = report_preferences(preferences, sources, df_gamed, level)
+        return report.model_copy(update={"notes": (*report.notes, *_bound(own_rows.games(verdicts)))})
     if foreign and suite == "pairwise":
         raise InputError(
             f"{foreign[0]}: no verdicts of judge run; FastChat's pairs are read by --suite mt-bench"
@@ -91,12 +91,7 @@ def report_games(
         for pair in pairs
         if pair.order_agreement is None and pair.n
     ]
-    notes += [
-        f"{pair.b} against {pair.a}: both orders agree on {100 * pair.order_agreement:.0f} % of the "
-        "prompts only; this judge follows the position more often than the answer (judge calibrate)"
-        for pair in pairs
-        if pair.order_agreement is not None and pair.order_agreement < 0.5 and pair.n >= _FEW
-    ]
+    notes += _bound(games)
     return JudgeReport(
         suite=suite,
         sources=tuple(sources),
@@ -105,3 +100,7 @@ def report_games(
         bradley_terry=tuple(bradley_terry(games, level)),
         notes=tuple(notes),
     )
+
+
+def _bound(games: Sequence[Game]) -> list[str]:
+    return [f"{said} (judge calibrate measures it)" for said in position_bound(games)]

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import CalibrationFailed, InputError, JudgeError, SpendingCapError
+from lora_eval.errors import InputError, JudgeError, SpendingCapError
 from lora_eval.judges.budget import Budget, Pace, cost, likely_input_tokens, most_cost
 from lora_eval.judges.calls import Call, Plan
 from lora_eval.judges.client import Answered, JudgeClient
@@ -21,8 +21,7 @@ from lora_eval.judges.replies import read_reply
 from lora_eval.judges.store import VerdictStore
 from lora_eval.judges.verdicts import EQUAL, asks, is_known, key_of, stored, verdict_of
 from lora_eval.protocols import Progress
-from lora_eval.records import Calibration, JudgeReply, JudgeVerdict
-from lora_eval.schema import read_record
+from lora_eval.records import JudgeReply, JudgeVerdict
 
 
 @dataclass(slots=True)
@@ -66,22 +65,6 @@ def run_plan(
         outcome.verdicts = [verdict for call in plan.calls for verdict in stored(plan, call, store.verdicts)]
         outcome.notes = notes(outcome.verdicts)
     return outcome
-
-
-def check_calibration(plan: Plan, path: Path) -> None:
-    """Return if the judge has passed.
-
-    Raises:
-        CalibrationFailed: it has not.
-        InputError: the file is of another judge.
-    """
-    found = read_record(path, Calibration)
-    if found.judge != plan.judge:
-        raise InputError(
-            f"{path}: is of the judge {found.judge}, and this one is {plan.judge}; calibrate it too"
-        )
-    if not found.passed:
-        raise CalibrationFailed(f"the judge {plan.judge} is refused: {'; '.join(found.reasons)}")
 
 
 @contextlib.asynccontextmanager
