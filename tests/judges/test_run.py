@@ -180,10 +180,6 @@ def test_one_request_that_is_refused_does_not_stop_the_others(stub, files, tmp_p
         ("empty", "openai-text", "the reply is empty"),
         ("null", "openai-text", "no JSON|no choice"),
         ("cut-off", "openai-text", "cut off before its verdict; raise params.max_tokens"),
-        ("garbage", "openai-tool", "calls no function"),
-        ("no-logprobs", "alpaca-logprob", "log-probabilities of 0 tokens"),
-        ("one-token", "alpaca-logprob", "log-probabilities of 1 tokens, at least 2"),
-        ("ignores-choice", "vllm-choice", "none of the choices .constraint ignored"),
     ],
 )
 def test_a_reply_without_a_verdict_is_asked_for_twice_more_and_counted(
@@ -206,6 +202,30 @@ def test_a_reply_without_a_verdict_is_asked_for_twice_more_and_counted(
     # Asked for three times, it is not asked for again.
     run_plan(plan, tmp_path / "out", max_cost=None)
     assert stub.calls == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "judge", "says"),
+    [
+        ("garbage", "openai-tool", "calls no function"),
+        ("no-logprobs", "alpaca-logprob", "log-probabilities of 0 tokens"),
+        ("one-token", "alpaca-logprob", "log-probabilities of 1 tokens, at least 2"),
+        ("ignores-choice", "vllm-choice", "none of the choices .constraint ignored"),
+        ("ignores-choice", "llama-cpp", "none of the choices .constraint ignored"),
+    ],
+)
+def test_an_endpoint_that_cannot_give_such_a_verdict_is_found_by_one_call(
+    stub, files, tmp_path, fault, judge, says
+):
+    stub.fault = fault
+    plan = plan_of(files, stub.url, judge)
+    with pytest.raises(JudgeError, match=f"{says}.*asked 3 times.*nothing else was asked"):
+        run_plan(plan, tmp_path / "out", max_cost=None)
+    assert (stub.calls, stub.most_in_flight) == (3, 1)
+    stub.fault = None  # the server was started anew with what it lacked
+    outcome = run_plan(plan, tmp_path / "out", max_cost=None)
+    assert stub.calls == 3 + 23
+    assert rate(outcome.verdicts).n_invalid == 1
 
 
 @pytest.mark.parametrize("judge", sorted(set(packaged_profiles()) - {"mtbench-single"}))

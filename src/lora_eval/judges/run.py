@@ -106,9 +106,11 @@ class _Work:
         calls = iter(self.plan.calls)
         async with JudgeClient(self.plan.profile, key, pace) as client:
             try:
-                async with _on_interrupt(partial(self._interrupt, client)), asyncio.TaskGroup() as group:
-                    for _ in range(min(limits.concurrency, len(self.plan.calls))):
-                        group.create_task(self._worker(calls, client))
+                async with _on_interrupt(partial(self._interrupt, client)):
+                    await self._probe(client)
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(min(limits.concurrency, len(self.plan.calls))):
+                            group.create_task(self._worker(calls, client))
             except BaseExceptionGroup as errors:
                 raise _first(errors) from errors
             finally:
@@ -124,6 +126,28 @@ class _Work:
                 f"--max-cost {self.budget.cap:g}: ${self.budget.spent:.4f} spent, {left} of "
                 f"{len(self.plan.calls)} calls are left and the next might cost more than remains; "
                 "the same command with a higher --max-cost goes on from here"
+            )
+
+    async def _probe(self, client: JudgeClient) -> None:
+        """Ask the first call alone where the verdict stands elsewhere than in the text: servers ignore in
+        silence what they do not know, and every other call would be paid for nothing.
+
+        Raises:
+            JudgeError: no reply to it has a verdict.
+        """
+        known = self.store.verdicts
+        proven = any(verdict.value is not None and verdict.tries for verdict in known.values())
+        left = (call for call in self.plan.calls if call.messages and not is_known(self.plan, call, known))
+        call = next(left, None)
+        if self.plan.profile.verdict == "text" or proven or call is None:
+            return
+        await self._finish(call, client)
+        last = list(stored(self.plan, call, known))[-1:]
+        if last and last[0].value is None and not self.capped and not self.interrupted:
+            raise JudgeError(
+                f"judge {self.plan.profile.name} at {self.plan.profile.base_url}: {last[0].reason} (asked "
+                f"{last[0].attempt + 1} times), so nothing else was asked; take a profile that this endpoint "
+                "can answer (openai-text needs text only)"
             )
 
     def _interrupt(self, client: JudgeClient) -> bool:
