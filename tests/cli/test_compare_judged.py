@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 
 def test_a_judged_suite(run_cli, tiny_llama, tiny_adapter, tmp_path):
     questions = tmp_path / "questions.jsonl"
@@ -42,3 +44,14 @@ def test_a_judged_suite(run_cli, tiny_llama, tiny_adapter, tmp_path):
         assert refused.status == 2
         assert f"takes no {says}" in refused.stderr
     assert "give --judge" in run_cli(*options, "--questions", questions).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--judge", "openai-text"), ("--questions", "q.jsonl"), ("--max-new-tokens", 6), ("--control", 0)],
+)
+def test_options_of_judged_suites_are_refused_elsewhere(run_cli, tiny_llama, tiny_adapter, option, value):
+    arms = ["--base", tiny_llama, "--adapter", tiny_adapter]
+    result = run_cli("compare", *arms, "--suite", "pocket", option, value)
+    assert result.status == 2
+    assert f"{option}: is for a judged suite" in result.stderr

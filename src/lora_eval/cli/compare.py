@@ -155,6 +155,7 @@ def command(
       lora-eval compare --base ./base --adapter ./adapter --suite pocket --gate gate.yaml --strict
       lora-eval compare --base ./base --adapter ./adapter --suite open-llm --gate gate.yaml --sequential
     """
+    from lora_eval.cli.compare_judged import check_not_judged, compare_judged
     from lora_eval.cli.gate import exit_status
     from lora_eval.cli.progress import progress_bar
     from lora_eval.engines.parallel import connected
@@ -162,9 +163,8 @@ def command(
     from lora_eval.models.quiet import quiet
 
     if set(options["suites"]) & set(JUDGED):
-        from lora_eval.cli.compare_judged import compare_judged
-
         return compare_judged(base, adapters, others, out, options | {"plan": only_plan}, as_json, silent)
+    check_not_judged(options)
     if only_plan:
         _plan(out, options, as_json=as_json)
         return 0

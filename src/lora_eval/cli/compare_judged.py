@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lora_eval.cli.judge_options import SUITES
 from lora_eval.errors import InputError
 
 # What only lm-eval's tasks know, and what it is where it was not given.
@@ -16,6 +18,20 @@ _OF_TASKS = {
     "check_reference": None, "fixed_fewshot": False, "pairs": (), "method": "auto", "margins": (),
     "sequential": False, "plan": False,
 }  # fmt: skip
+# What only judged suites know.
+_OF_JUDGES = {
+    "judge": None, "judge_model": None, "judge_url": None, "questions": None, "max_new_tokens": 1024,
+    "temperature": None, "max_cost": None, "calibration": None, "trust_judge": False, "control": None,
+}  # fmt: skip
+
+
+def check_not_judged(options: Mapping[str, Any]) -> None:
+    """Raise InputError for an option of judged suites, which other tasks would not look at."""
+    given = [name for name, value in _OF_JUDGES.items() if options[name] != value]
+    if given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')}: is for a judged suite; give --suite {', '.join(SUITES)}"
+        )
 
 
 def compare_judged(
