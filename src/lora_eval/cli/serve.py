@@ -1,4 +1,4 @@
-"""`lora-eval serve`: a local vLLM for base and adapters, or for an exported model."""
+"""`lora-eval serve`: a local vLLM for base and adapters or an exported model, or `transformers serve`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+_BLOCKING = ("refused", "ignored")
+
 if TYPE_CHECKING:
-    from lora_eval.serve import LocalServer, Serving
+    from lora_eval.records import Finding
+    from lora_eval.serve import LocalServer, Serving, WholeModel
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command(
+    epilog="Status 3: vLLM would refuse an arm, or answer with another model than the measured one; nothing "
+    "is started."
+)
 @click.option(
     "--base", metavar="[NAME=]ID_OR_PATH[@REV]", help="The model under the adapters; its name: base."
 )
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--model", metavar="[NAME=]DIR", help="Instead: a whole model (merged, GPTQ); its name: model.")
 @click.option(
+    "--server", type=click.Choice(["vllm", "transformers"]), default="vllm", show_default=True,
+    help="transformers: whole models only, and no log-probabilities.",
+)  # fmt: skip
+@click.option(
     "--host", default="127.0.0.1", show_default=True, help="Another one opens it to other machines."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
@@ -33,30 +43,40 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout", type=click.IntRange(min=1), default=900, show_default=True, help="Seconds to start."
 )
-@click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Where vLLM's output goes.")
+@click.option(
+    "--log", type=click.Path(path_type=Path, dir_okay=False), help="Where the server's output goes."
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="When it is ready, print URL and names as JSON on stdout."
 )
 @click.option("-q", "--quiet", "silent", is_flag=True, help="Print errors only.")
-@click.argument("more", nargs=-1, metavar="[-- VLLM_ARGUMENTS]")
+@click.argument("more", nargs=-1, metavar="[-- ARGUMENTS_OF_THE_SERVER]")
 def command(port: int, timeout: int, log: Path | None, as_json: bool, silent: bool, **options: Any) -> int:
     r"""Serve base and adapters, or an exported model, with a local vLLM until Ctrl-C or SIGTERM.
 
-    It says when every model has answered once. vLLM is looked for in the Python of $LORA_EVAL_VLLM_PYTHON, or
-    in this one. However this command ends, by SIGKILL too, no process of vLLM is left. A key in
-    $LORA_EVAL_SERVER_KEY is asked of clients.
+    Arms are checked as by `deploy` first. It says when every model has answered once. vLLM is looked for in
+    the Python of $LORA_EVAL_VLLM_PYTHON, or in this one. However this command ends, by SIGKILL too, no
+    process of the server is left. A key in $LORA_EVAL_SERVER_KEY is asked of clients.
 
     \b
     Example:
       lora-eval serve --base ./base --adapter support=./adapter
       lora-eval serve --model shipped=./merged --port 8001 -- --max-model-len 4096
+      lora-eval serve --model shipped=./merged --server transformers
     """
+    from lora_eval.cli.deploy import print_findings
     from lora_eval.cli.progress import progress_bar
     from lora_eval.serve import LocalServer
 
     serving = _serving(options)
+    serving.check()
+    findings = _findings(serving)
+    print_findings(found for found in findings if not silent or found.severity in _BLOCKING)
+    if any(found.severity in _BLOCKING for found in findings):
+        click.echo("nothing started: these arms would not be served as they were measured", err=True)
+        return 3
     if not silent:
-        for line in (*serving.notes(), *_warnings(serving.host)):
+        for line in _warnings(serving):
             click.echo(line, err=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -64,11 +84,11 @@ def command(port: int, timeout: int, log: Path | None, as_json: bool, silent: bo
             with progress_bar(not silent) as progress:
                 server = LocalServer(serving, progress, port=port, timeout=timeout, log=log)
                 stack.enter_context(server)
-            _say(server, as_json=as_json, silent=silent)
+            _say(server, serving, as_json=as_json, silent=silent)
             server.wait()
     except KeyboardInterrupt:
         if not silent:
-            click.echo("stopped; no process of vLLM is left", err=True)
+            click.echo(f"stopped; no process of {serving.title} is left", err=True)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -78,10 +98,10 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _serving(options: dict[str, Any]) -> Serving:
+def _serving(options: dict[str, Any]) -> Serving | WholeModel:
     from lora_eval.cli.smoke import named_folders, served_name
     from lora_eval.models import parse_arm, resolve_adapter, resolve_model
-    from lora_eval.serve import Serving
+    from lora_eval.serve import Serving, WholeModel, check_whole
 
     if (options["base"] is None) == (options["model"] is None):
         raise click.UsageError("give --base with --adapter, or --model")
@@ -90,7 +110,11 @@ def _serving(options: dict[str, Any]) -> Serving:
     option = "--base" if options["base"] else "--model"
     name, place = served_name(options["base"] or options["model"], option, required=False)
     _, path, revision = parse_arm(place)
-    return Serving(
+    whole = options["server"] == "transformers"
+    if whole:
+        check_whole(Path(path).expanduser(), name or "model")
+    kind = WholeModel if whole else Serving
+    return kind(
         resolve_model(path, revision),
         name or option.removeprefix("--"),
         named_folders(options["adapters"], "--adapter", resolve_adapter),
@@ -101,12 +125,28 @@ def _serving(options: dict[str, Any]) -> Serving:
     )
 
 
-def _warnings(host: str) -> list[str]:
-    from lora_eval.engines.http_client import is_loopback
+def _findings(serving: Serving | WholeModel) -> list[Finding]:
+    """What the local vLLM makes of the arms; transformers opens what it measured."""
+    from lora_eval.deploy import lint
+    from lora_eval.protocols import DeployRequest
+    from lora_eval.serve import WholeModel, find_vllm
 
-    if is_loopback(f"http://{f'[{host}]' if _is_v6(host) else host}"):
+    if isinstance(serving, WholeModel):
         return []
-    return [f"{host}: other machines can reach this server; $LORA_EVAL_SERVER_KEY holds a key to ask for"]
+    options = {"device": "cpu"} if find_vllm().on_cpu else {}
+    return lint("vllm", DeployRequest(serving.model, serving.name, serving.adapters, options))
+
+
+def _warnings(serving: Serving | WholeModel) -> list[str]:
+    from lora_eval.engines.http_client import is_loopback
+    from lora_eval.serve import WholeModel
+
+    host = serving.host
+    said = list(serving.notes()) if isinstance(serving, WholeModel) else []
+    if not is_loopback(f"http://{f'[{host}]' if _is_v6(host) else host}"):
+        key = "" if said else "; $LORA_EVAL_SERVER_KEY holds a key to ask for"
+        said.append(f"{host}: other machines can reach this server{key}")
+    return said
 
 
 def _is_v6(host: str) -> bool:
@@ -116,18 +156,25 @@ def _is_v6(host: str) -> bool:
         return False
 
 
-def _say(server: LocalServer, *, as_json: bool, silent: bool) -> None:
+def _say(server: LocalServer, serving: Serving | WholeModel, *, as_json: bool, silent: bool) -> None:
     if as_json:
         click.echo(json.dumps({"url": server.url, "models": list(server.models), "log": str(server.log)}))
     if silent:
         return
-    serving = server.serving
     asked = (
         [f"--base {serving.name}={serving.model}"]
         if serving.adapters
         else [f"--model {serving.name}={serving.model}"]
     )
     asked += [f"--adapter {name}={path}" for name, path in serving.adapters.items()]
-    asked += ["--quantize none"] if serving.adapters and serving.is_dequantized else []
+    asked += ["--quantize none"] if serving.adapters and _is_dequantized(serving.model) else []
     click.echo(f"ready: {server.url} serves {', '.join(server.models)}; Ctrl-C stops it", err=True)
     click.echo(f"ask it: lora-eval smoke {server.url} {' '.join(asked)}", err=True)
+
+
+def _is_dequantized(model: Path) -> bool:
+    """Whether the model is a base that `export base --dequantized` wrote."""
+    from lora_eval.models import read_lineage
+
+    own = read_lineage(model)
+    return own is not None and any(step.arguments.get("quantization") for step in own.steps)

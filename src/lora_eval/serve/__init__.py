@@ -1,9 +1,11 @@
 """A local vLLM for base and adapters, or for an exported model: started, waited for, warmed up, ended.
 
-`command` makes its arguments, `process` runs it, `watchdog` ends its workers whatever happens to us.
+`command` makes its arguments, `whole` those of `transformers serve`, `process` runs either, `watchdog` ends
+their workers whatever happens to us.
 """
 
 from lora_eval.serve.command import Serving, find_vllm
 from lora_eval.serve.process import LocalServer
+from lora_eval.serve.whole import WholeModel, check_whole
 
-__all__ = ["LocalServer", "Serving", "find_vllm"]
+__all__ = ["LocalServer", "Serving", "WholeModel", "check_whole", "find_vllm"]

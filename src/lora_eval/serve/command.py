@@ -6,15 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_eval.engines.http_client import KEY
+from lora_eval.engines.http_requests import greedy_body
 from lora_eval.engines.vllm_startup import lora_rank
 from lora_eval.errors import InputError, MissingExtraError
-from lora_eval.models import check_adapter, load_tokenizer, needs_own_base, read_lineage
-from lora_eval.models.lineage import trained_quantization
+from lora_eval.models import check_adapter, load_tokenizer
+from lora_eval.serve.start import Start
 
 PYTHON = "LORA_EVAL_VLLM_PYTHON"
 _OURS = ("--model", "--host", "--port", "--served-model-name", "--lora-modules", "--enable-lora")
@@ -71,9 +73,17 @@ class Serving:
     allow_load: bool = False
     more: tuple[str, ...] = ()
 
+    title = "vLLM"
+    ready = "/v1/models"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The served names, the base first."""
+        return (self.name, *self.adapters)
+
     def check(self) -> None:
         """Raise InputError for names given twice and arguments that are ours, ModelError for adapters that do
-        not fit the model or that change its weights.
+        not fit the model. What vLLM makes of an adapter that fits is for the lint of `deploy` to say.
         """
         if self.name in self.adapters:
             raise InputError(
@@ -82,30 +92,19 @@ class Serving:
         for argument in self.more:
             if argument.partition("=")[0] in _OURS:
                 raise InputError(f"{argument}: is set by lora-eval; leave it out")
-        for name, adapter in self.adapters.items():
+        for adapter in self.adapters.values():
             check_adapter(adapter, self.model)
-            if needs_own_base(adapter):
-                raise InputError(
-                    f"--adapter {name}={adapter}: changes the base's own weights, which vLLM refuses; merge "
-                    "it (lora-eval export merge) and serve that with --model"
-                )
         if self.adapters:
             lora_rank(self.adapters)
 
-    @property
-    def is_dequantized(self) -> bool:
-        """Whether the model is a base that `export base --dequantized` wrote."""
-        own = read_lineage(self.model)
-        return own is not None and any(step.arguments.get("quantization") for step in own.steps)
+    def start(self, port: int, scratch: Path) -> Start:
+        """Return the command for the vLLM that `find_vllm` finds (and its errors)."""
+        vllm = find_vllm()
+        return Start(self.arguments(vllm, port), self.environment(vllm))
 
-    def notes(self) -> tuple[str, ...]:
-        """Say where what is served is not what was measured."""
-        return tuple(
-            f"{name}: was trained on a 4-bit base, and {self.model} is not that base's dequantized one: "
-            "answers will differ; make it with lora-eval export base --dequantized"
-            for name, adapter in self.adapters.items()
-            if trained_quantization(adapter) and not self.is_dequantized
-        )
+    def first_request(self, name: str, ids: Sequence[int], text: str) -> Mapping[str, Any]:
+        """Return a completion of the token ids."""
+        return greedy_body(name, ids, 2)
 
     def arguments(self, vllm: Vllm, port: int) -> list[str]:
         """Return the command that starts the server."""

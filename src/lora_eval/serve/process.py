@@ -13,30 +13,30 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from lora_eval.engines.http_client import Refused, ServerClient
-from lora_eval.engines.http_requests import COMPLETIONS, greedy_body
+from lora_eval.engines.http_requests import COMPLETIONS
 from lora_eval.engines.vllm_process import last_error
 from lora_eval.errors import InputError, ServerError
 from lora_eval.models import load_tokenizer
 from lora_eval.protocols import Progress
 from lora_eval.serve import watchdog
-from lora_eval.serve.command import Serving, find_vllm
+from lora_eval.serve.start import Startable
 
 _WORD = "Once upon a time"
 
 
 class LocalServer:
-    """vLLM on this machine, at `url`; what it writes goes to `log`. Used as a context: afterwards none of its
-    processes is left.
+    """vLLM, or `transformers serve`, on this machine, at `url`; what it writes goes to `log`. Used as a
+    context: afterwards none of its processes is left.
 
     Raises (on entering):
         InputError, ModelError: what is to be served, or the port, cannot be used.
-        MissingExtraError: no vLLM.
+        MissingExtraError: that server is not installed.
         ServerError: it ends instead of answering, or is not ready after `timeout` seconds.
     """
 
     def __init__(
         self,
-        serving: Serving,
+        serving: Startable,
         progress: Progress,
         *,
         port: int = 0,
@@ -51,6 +51,7 @@ class LocalServer:
         self.log = log or Path(tempfile.mkstemp(prefix="lora-eval-serve-", suffix=".log")[1])
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def url(self) -> str:
@@ -61,22 +62,13 @@ class LocalServer:
     @property
     def models(self) -> tuple[str, ...]:
         """The served names, the base first."""
-        return (self.serving.name, *self.serving.adapters)
+        return self.serving.names
 
     def __enter__(self) -> Self:
         self.serving.check()
-        vllm = find_vllm()
         self._port = free_port(self.serving.host, self._port)
-        reading, self._pipe = os.pipe()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(watchdog.__file__), str(reading),
-                 *self.serving.arguments(vllm, self._port)],
-                env=self.serving.environment(vllm), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=(reading,), start_new_session=True,
-            )  # fmt: skip
-        os.close(reading)
         try:
+            self._start()
             self._wait()
             self._warm_up()
         except BaseException:
@@ -96,6 +88,8 @@ class LocalServer:
             self._pipe = None
         if self._process is not None:
             self._process.wait()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def wait(self) -> NoReturn:
         """Watch over the server until this process is interrupted.
@@ -107,18 +101,32 @@ class LocalServer:
             self._check()
             time.sleep(0.2)
 
+    def _start(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="lora-eval-serve-")
+        start = self.serving.start(self._port, Path(self._scratch.name))
+        reading, self._pipe = os.pipe()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(watchdog.__file__), str(reading), *start.arguments],
+                env=start.environment, cwd=start.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=(reading,), start_new_session=True,
+            )  # fmt: skip
+        os.close(reading)
+
     def _wait(self) -> None:
         started = time.monotonic()
         with ServerClient(self.url, timeout=5, tries=1) as client:
             while True:
                 self._check()
                 with contextlib.suppress(ServerError, Refused):
-                    client.get("/v1/models")
+                    client.get(self.serving.ready)
                     return
                 waited = time.monotonic() - started
                 if waited > self._timeout:
-                    raise ServerError(f"vLLM is not ready after {waited:.0f} seconds; its log is {self.log}")
-                self._progress("starting vLLM", int(waited), int(self._timeout))
+                    raise ServerError(
+                        f"{self.serving.title} is not ready after {waited:.0f} seconds; its log is {self.log}"
+                    )
+                self._progress(f"starting {self.serving.title}", int(waited), int(self._timeout))
                 time.sleep(0.5)
 
     def _warm_up(self) -> None:
@@ -128,7 +136,7 @@ class LocalServer:
             for place, model in enumerate(self.models):
                 self._progress(f"warming up {model}", place, len(self.models))
                 try:
-                    client.post(COMPLETIONS, greedy_body(model, ids, 2))
+                    client.post(COMPLETIONS, self.serving.first_request(model, ids, _WORD))
                 except Refused as error:
                     raise ServerError(
                         f"{model}: the server answers its first request with {error}"
@@ -138,7 +146,7 @@ class LocalServer:
         if self._process is None or self._process.poll() is not None:
             said = last_error(self.log) or "it says nothing of an error"
             self._kept = True
-            raise ServerError(f"vLLM has ended: {said}; its log is {self.log}")
+            raise ServerError(f"{self.serving.title} has ended: {said}; its log is {self.log}")
 
 
 def free_port(host: str, port: int) -> int:
