@@ -152,6 +152,21 @@ def test_bradley_terry_equals_statsmodels():
     assert errors == pytest.approx(expected.bse * np.sqrt(60 / 59), rel=1e-6)
 
 
+def test_each_judge_has_strengths_of_its_own():
+    generator = np.random.default_rng(3)
+    by_judge = {}
+    for judge in ("one", "two"):
+        by_judge[judge] = [
+            Game(judge, str(prompt), str(prompt), a, b, first, float(generator.integers(0, 2)))
+            for prompt in range(30)
+            for a, b in (("base", "tuned"), ("base", "merged"), ("tuned", "merged"))
+            for first in "ab"
+        ]
+    together = bradley_terry(by_judge["one"] + by_judge["two"])
+    assert together == bradley_terry(by_judge["one"]) + bradley_terry(by_judge["two"])
+    assert together[0].arms != together[1].arms
+
+
 def test_two_arms_or_arms_that_never_met_have_no_common_scale():
     assert bradley_terry(games_of([(1, 0), (1, 1)])) == []
     apart = games_of([(1, 0), (0, 1)]) + games_of([(1, 1), (0, 0)], a="x", b="y")

@@ -202,6 +202,30 @@ def test_answers_judged_by_the_command_line_without_any_server(
     assert (tmp_path / "a" / "base.jsonl").read_bytes() == before
 
 
+def test_a_local_judge_is_named_in_three_ways(run_cli, tiny_llama, tmp_path):
+    files = write_files(tmp_path, {"base": [0.0, 1.0], "tuned": [1.0, 0.5]})
+    arms = [word for arm, path in files.items() for word in ("--answers", f"{arm}={path}")]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"name: mine\nmode: pair\nmodel: local:{tiny_llama}\nverdict: choice\ntemplate: pair-short\n"
+        "parser: label\nlabels: {first: A, second: B}\n",
+        "utf-8",
+    )
+    rates = []
+    for number, judge in enumerate((
+        ["--judge", f"local:{tiny_llama}"],
+        ["--judge", "vllm-choice", "--judge-model", f"local:{tiny_llama}"],
+        ["--judge", mine],
+    )):  # fmt: skip
+        out = tmp_path / str(number)
+        result = run_cli("judge", "run", "--suite", "pairwise", *judge, *arms, "--out", out, "--json", "-q")
+        assert result.status == 0, result
+        rates.append(json.loads(result.stdout)["pairs"][0]["rate"])
+    assert rates[0] == rates[1] == rates[2]
+    twice = run_cli("judge", "plan", "--suite", "pairwise", "--judge", "local:x", "--judge-model", "y", *arms)
+    assert (twice.status, "names the model already" in twice.stderr) == (2, True)
+
+
 def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adapter, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text(

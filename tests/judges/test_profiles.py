@@ -20,7 +20,7 @@ NAMES = {
     "mtbench-pair",
     "arena-hard-5",
     "vllm-choice",
-    "llama-cpp",
+    "llama.cpp",
     "prometheus2",
     "skywork-critic",
 }

@@ -80,7 +80,7 @@ def test_no_reply_raises(name, body):
         ("arena-hard-5", reply("[[B>A]]"), 0.75),
         ("prometheus2", reply("Feedback: ... [RESULT] B"), 1.0),
         ("prometheus2", reply("[RESULT] (A)"), 0.0),
-        ("llama-cpp", reply(" C\n"), 0.5),
+        ("llama.cpp", reply(" C\n"), 0.5),
         ("vllm-choice", reply("B"), 1.0),
         ("vllm-choice", reply("B", [("B", math.log(0.75)), ("A", math.log(0.25))]), 0.75),
         ("openai-tool", reply(tool_calls=[{"function": {"arguments": '{"verdict": "B"}'}}]), 1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from lora_eval.errors import InputError, JudgeError, RecordError, SpendingCapError
 from lora_eval.judges import client as client_module
-from lora_eval.judges.budget import most_cost
+from lora_eval.judges.budget import likely_input_tokens, most_cost
 from lora_eval.judges.client import backoff, retry_after
 from lora_eval.judges.games import pair_rates
 from lora_eval.judges.own_rows import games, last_replies
@@ -211,7 +212,7 @@ def test_a_reply_without_a_verdict_is_asked_for_twice_more_and_counted(
         ("no-logprobs", "alpaca-logprob", "log-probabilities of 0 tokens"),
         ("one-token", "alpaca-logprob", "log-probabilities of 1 tokens, at least 2"),
         ("ignores-choice", "vllm-choice", "none of the choices .constraint ignored"),
-        ("ignores-choice", "llama-cpp", "none of the choices .constraint ignored"),
+        ("ignores-choice", "llama.cpp", "none of the choices .constraint ignored"),
     ],
 )
 def test_an_endpoint_that_cannot_give_such_a_verdict_is_found_by_one_call(
@@ -456,6 +457,17 @@ def test_requests_a_minute_are_kept(stub, files, tmp_path):
     assert stub.most_in_flight <= 3
 
 
+def test_tokens_a_minute_are_kept(stub, files, tmp_path):
+    """Each call is counted with its prompt and all that its answer may take."""
+    plan = plan_of(files, stub.url, limit=2)
+    tokens = [likely_input_tokens(plan.body(call)) + plan.profile.params.max_tokens for call in plan.calls]
+    limits = JudgeLimits(tpm=round(60 * max(tokens) / 0.1))
+    plan = plan_of(files, stub.url, limit=2, changes={"limits": limits})
+    started = time.monotonic()
+    run_plan(plan, tmp_path / "out", max_cost=None)
+    assert time.monotonic() - started >= 0.1 * sum(tokens[:-1]) / max(tokens) * 0.999
+
+
 def test_a_full_disk_ends_the_run(stub, files, tmp_path, monkeypatch):
     import errno
 
@@ -469,6 +481,21 @@ def test_a_full_disk_ends_the_run(stub, files, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left"):
         run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
     assert stub.calls <= 64
+
+
+def test_a_report_does_not_depend_on_the_order_in_which_calls_finish(stub, tmp_path):
+    """Nor does the bootstrap, nor who is the base of ratings."""
+    draw = random.Random(0)
+    files = write_answers(
+        tmp_path, {arm: [draw.gauss(0, 10 ** (i % 4)) for i in range(30)] for arm in ("base", "tuned")}
+    )
+    run_plan(plan_of(files, stub.url), tmp_path / "out", max_cost=None)
+    path = tmp_path / "out" / FILE
+    expected = build_report("pairwise", [path])
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(reversed(lines)), "utf-8")
+    assert build_report("pairwise", [path]) == expected
+    assert expected.pairs[0].length_adjusted.standard_error
 
 
 def test_files_written_by_path(stub, files, tmp_path: Path):

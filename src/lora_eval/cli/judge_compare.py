@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_eval.cli.judge_arms import Written, arm_options, read_arms, read_asked, write_arms
-from lora_eval.cli.judge_options import SUITES, control_option, judge_options, read_profile
+from lora_eval.cli.judge_options import SUITES, control_option, judge_options, local_path, read_profile
 from lora_eval.cli.judge_trust import check_after, check_before, trust_options
 from lora_eval.errors import InputError
 
@@ -63,11 +63,12 @@ def compare(
         raise click.UsageError(f"--suite {suite}: give --questions FILE")
     check_out(out)
     rules = read_gate(gate, strict=strict)
-    profile = read_profile(judge, judge_model, judge_url)
+    profile = read_profile(judge, judge_model, judge_url, suite)
     told = check_before(profile, calibration, trusted=trust_judge)
     quiet = silent or as_json
     written = _answers(out / "answers", options, control, shown=not quiet)
-    found = _judged(profile, suite, written, judge_model, out / "judged", max_cost, quiet)
+    local = local_path(judge, judge_model)
+    found = _judged(profile, suite, written, local, out / "judged", max_cost, quiet)
     told += (*check_after(found.verdicts, trusted=trust_judge), *_own_answers(profile, written.variants))
     runs = judged_runs(found, written, options)
     notes = (*next(iter(runs.values())).run.notes, *told, *written.notes)
@@ -100,7 +101,7 @@ def _answers(folder: Path, options: Mapping[str, Any], control: int | None, *, s
 
 
 def _judged(
-    profile: JudgeProfile, suite: str, written: Written, model: str | None, folder: Path,
+    profile: JudgeProfile, suite: str, written: Written, local: str | None, folder: Path,
     max_cost: float | None, quiet: bool,
 ) -> Judged:  # fmt: skip
     """Ask the judge for everything, the base against itself included."""
@@ -112,10 +113,10 @@ def _judged(
     sets = read_answers(written.files)
     plan = make_plan(suite, profile, sets)  # type: ignore[arg-type]
     if written.again is None:
-        return Judged(plan, sets, ask(plan, model, folder, max_cost, quiet).verdicts, {})
+        return Judged(plan, sets, ask(plan, local, folder, max_cost, quiet).verdicts, {})
     (again,) = read_answers({written.again.stem: written.again})
     whole = with_control(plan, suite, sets[0], again)  # type: ignore[arg-type]
-    verdicts = ask(whole, model, folder, max_cost, quiet).verdicts
+    verdicts = ask(whole, local, folder, max_cost, quiet).verdicts
     controls = {"judge": control_result(verdicts, again.arm)}
     return Judged(plan, sets, [v for v in verdicts if not is_control(v, again.arm)], controls)
 

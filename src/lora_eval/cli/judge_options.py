@@ -21,7 +21,7 @@ def judge_options(function: Callable[..., Any], *, required: bool = True) -> Cal
     """Add the options that name the judge."""
     for option in reversed((
         click.option("--judge", required=required, metavar="NAME_OR_PATH",
-                     help="A judge profile: a packaged one, a plugin's, or a YAML file."),
+                     help="A judge profile: a packaged one, a plugin's, a YAML file; or local:PATH."),
         click.option("--judge-model", metavar="MODEL",
                      help="The model to ask (default: the profile's); local:PATH: by our engine."),
         click.option("--judge-url", metavar="URL",
@@ -78,15 +78,34 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return judge_options(function)
 
 
-def read_profile(judge: str, judge_model: str | None, judge_url: str | None) -> JudgeProfile:
-    """Return the profile that the options name."""
+def read_profile(
+    judge: str, judge_model: str | None, judge_url: str | None, suite: str = "pairwise"
+) -> JudgeProfile:
+    """Return the profile that the options name; `--judge local:PATH` takes the one that needs no sampling."""
     from lora_eval.judges.profiles import LOCAL, load_profile
 
-    if judge_model and judge_model.startswith(LOCAL):
+    path = local_path(judge, judge_model)
+    if judge.startswith(LOCAL):
+        judge = "mtbench-single" if suite == "mt-bench" else "vllm-choice"
+    if path is not None:
         from lora_eval.cli.judge_local import local_name
 
-        judge_model = local_name(judge_model.removeprefix(LOCAL))
+        judge_model = local_name(path)
     return load_profile(judge, model=judge_model, base_url=judge_url)
+
+
+def local_path(judge: str, judge_model: str | None) -> str | None:
+    """Return the model that our own engine opens as the judge, None where an endpoint is asked: `local:PATH`
+    is `--judge-model`, the model of a profile, or `--judge` itself.
+    """
+    from lora_eval.judges.profiles import LOCAL, find_profile
+
+    if judge.startswith(LOCAL):
+        if judge_model:
+            raise click.UsageError(f"--judge {judge}: names the model already; leave --judge-model away")
+        return judge.removeprefix(LOCAL)
+    model = judge_model or find_profile(judge).model or ""
+    return model.removeprefix(LOCAL) if model.startswith(LOCAL) else None
 
 
 def read_plan(options: dict[str, Any]) -> Plan:
@@ -95,7 +114,7 @@ def read_plan(options: dict[str, Any]) -> Plan:
     from lora_eval.judges.calls import make_plan
 
     files = named_files(options["answers"])
-    profile = read_profile(options["judge"], options["judge_model"], options["judge_url"])
+    profile = read_profile(options["judge"], options["judge_model"], options["judge_url"], options["suite"])
     sets = read_answers(files, options["questions"])
     return make_plan(
         options["suite"],

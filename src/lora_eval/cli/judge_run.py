@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_eval.cli.judge_options import judge_options, plan_options, read_plan, read_profile
+from lora_eval.cli.judge_options import judge_options, local_path, plan_options, read_plan, read_profile
 from lora_eval.cli.judge_trust import check_after, check_before, keep, trust_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(
 
     made = read_plan(options)
     told = check_before(made.profile, calibration, trusted=trust_judge)
-    outcome = ask(made, options["judge_model"], out, max_cost, quiet)
+    outcome = ask(made, local_path(options["judge"], options["judge_model"]), out, max_cost, quiet)
     for note in (*told, *check_after(outcome.verdicts, trusted=trust_judge)):
         click.echo(f"Note: {note}", err=True)
     report = report_verdicts(options["suite"], outcome.verdicts, str(out))
@@ -120,7 +120,7 @@ def calibrate(
     from lora_eval.schema import dump_record, write_record
 
     made = measure.calibration_plan(read_profile(judge, judge_model, judge_url), measure.read_pairs(pairs))
-    outcome = ask(made, judge_model, out, max_cost, quiet)
+    outcome = ask(made, local_path(judge, judge_model), out, max_cost, quiet)
     found = measure.calibrate(made, outcome.verdicts)
     write_record(out / "calibration.json", found)
     keep(found)
@@ -128,15 +128,16 @@ def calibrate(
     return 0 if found.passed else 3
 
 
-def ask(made: Plan, model: str | None, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
-    """Return what the plan's judge says, after it was asked; says on stderr what was done."""
+def ask(made: Plan, local: str | None, out: Path, max_cost: float | None, quiet: bool) -> Outcome:
+    """Return what the plan's judge says, after it was asked (`local`: opened there); says on stderr what was
+    done.
+    """
     from lora_eval.cli.progress import progress_bar
-    from lora_eval.judges.profiles import LOCAL
     from lora_eval.judges.run import run_plan
 
     with progress_bar(not quiet) as progress:
-        if made.profile.base_url == LOCAL:
-            outcome = _run_locally(made, (model or "").removeprefix(LOCAL), out, progress)
+        if local is not None:
+            outcome = _run_locally(made, local, out, progress)
         else:
             outcome = run_plan(made, out, max_cost=max_cost, progress=progress)
     said = f"{outcome.asked} calls made, {outcome.known} known before, {outcome.retried} tried again"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lora_eval.judges.answers import AnswerSet
-from lora_eval.judges.calls import Plan, make_plan
+from lora_eval.judges.calls import Plan, make_plan, numbered
 from lora_eval.judges.files import PlacedRow, Problems, clean_text, parse_rows
 from lora_eval.judges.games import pair_rates
 from lora_eval.judges.mt_bench import Question
@@ -46,7 +46,7 @@ def calibration_plan(profile: JudgeProfile, pairs: Sequence[Pair]) -> Plan:
     again = make_plan("pairwise", profile, sets, repeats=2)
     drawn = {call.prompt for call in once.calls if int(call.prompt[:5]) % REPEATED == 0}
     repeated = [call for call in again.calls if call.repeat == 1 and call.prompt in drawn]
-    return Plan(profile, once.judge, (*once.calls, *repeated))
+    return Plan(profile, once.judge, numbered([*once.calls, *repeated]))
 
 
 def calibrate(plan: Plan, verdicts: Sequence[JudgeVerdict], level: float = 0.95) -> Calibration:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,7 +99,12 @@ def make_plan(
                 calls += _single(suite, judge, template, key, question, turns, sets, repeat)
             else:
                 calls += _pairs(suite, judge, template, key, question, turns, pairs, orders, repeat)
-    return Plan(profile, judge, tuple(calls))
+    return Plan(profile, judge, numbered(calls))
+
+
+def numbered(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Return the calls with their places, from 0."""
+    return tuple(call.model_copy(update={"place": place}) for place, call in enumerate(calls))
 
 
 def _single(

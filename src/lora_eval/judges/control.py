@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_eval.errors import ControlFailed
 from lora_eval.judges.answers import AnswerSet
-from lora_eval.judges.calls import Plan, make_plan
+from lora_eval.judges.calls import Plan, make_plan, numbered
 from lora_eval.judges.games import items_of, pair_rates
 from lora_eval.judges.mt_bench import Question
 from lora_eval.judges.own_rows import games, last_replies
@@ -37,8 +37,9 @@ def with_control(plan: Plan, suite: JudgeSuite, base: AnswerSet, again: AnswerSe
     own = {key: base.answers[key] for key in again.answers}
     questions = {key: base.questions[key] for key in again.answers}
     more = make_plan(suite, plan.profile, [replace(base, answers=own, questions=questions), again])
-    known = set(plan.calls)
-    return replace(plan, calls=(*plan.calls, *(call for call in more.calls if call not in known)))
+    # The base's own ratings are in the plan already.
+    own_calls = (call for call in more.calls if again.arm in (call.a, call.b))
+    return replace(plan, calls=numbered([*plan.calls, *own_calls]))
 
 
 def is_control(verdict: JudgeVerdict, again: str) -> bool:

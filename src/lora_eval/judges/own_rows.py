@@ -47,10 +47,10 @@ def read_own(paths: Sequence[Path], suite: JudgeSuite) -> list[JudgeVerdict]:
 
 
 def last_replies(verdicts: Iterable[JudgeVerdict]) -> list[JudgeVerdict]:
-    """Return one verdict for each call: the last reply to it."""
+    """Return one verdict for each call, the last reply to it, in the order of the plan."""
     last: dict[tuple[object, ...], JudgeVerdict] = {}
     for verdict in verdicts:
-        place = (
+        call = (
             verdict.judge,
             verdict.prompt,
             verdict.turn,
@@ -59,9 +59,9 @@ def last_replies(verdicts: Iterable[JudgeVerdict]) -> list[JudgeVerdict]:
             verdict.first,
             verdict.repeat,
         )
-        if place not in last or last[place].attempt < verdict.attempt:
-            last[place] = verdict
-    return list(last.values())
+        if call not in last or last[call].attempt < verdict.attempt:
+            last[call] = verdict
+    return sorted(last.values(), key=lambda verdict: verdict.place)
 
 
 def notes(verdicts: Sequence[JudgeVerdict]) -> list[str]:

@@ -39,11 +39,12 @@ def load_profile(name_or_path: str, *, model: str | None = None, base_url: str |
         PluginError: there is no profile of that name, or a plugin's is broken.
     """
     profile = find_profile(name_or_path)
+    model = model or profile.model
     if model and model.startswith(LOCAL):
         return profile.model_copy(
             update={"model": model, "base_url": LOCAL, "api_key_env": None, "price": None}
         )
-    changed = {"model": model or profile.model, "base_url": (base_url or profile.base_url or "").rstrip("/")}
+    changed = {"model": model, "base_url": (base_url or profile.base_url or "").rstrip("/")}
     profile = profile.model_copy(update=changed)
     problems = []
     if not profile.model:

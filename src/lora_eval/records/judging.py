@@ -13,9 +13,11 @@ JudgeSuite = Literal["alpaca-eval", "mt-bench", "pairwise"]
 
 class JudgedItem(Record):
     """What one call judges. `a` and `b` are arms (`b` None: one answer is rated); `first` is the arm whose
-    answer is shown first. `length_a` and `length_b` are in characters.
+    answer is shown first. `length_a` and `length_b` are in characters. `place` is its number in the plan:
+    calls finish in any order, and reports must not depend on it.
     """
 
+    place: int = 0
     suite: JudgeSuite
     judge: str
     prompt: str
