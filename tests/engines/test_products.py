@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lora_eval.engines import products
 from lora_eval.engines.transformers import TransformersEngine
 from lora_eval.models import Resident
+from lora_eval.models.deltas import AdaptedLayer
 from lora_eval.protocols import ScoreRequest
 
 
@@ -95,18 +96,35 @@ def test_packed_weights_give_the_same_bits_within_their_limit(rows: int, bias: b
     with torch.inference_mode():
         for layer in layers:
             x = _draw(rows, 64)
-            assert torch.equal(packs.linear(x, layer), products.linear(x, layer.weight, layer.bias))
+            found = packs.linear(x, AdaptedLayer(layer))
+            assert found is None or torch.equal(found, products.linear(x, layer.weight, layer.bias))
     assert len(packs._weights) == (2 if rows <= packs.ROWS else 0)
 
 
-def test_lora_in_one_pass_is_pefts_own_output(resident: Resident) -> None:
+@pytest.mark.parametrize("rows", [5, products.Packed.ROWS + 1])
+def test_a_packed_weight_holds_the_delta(rows: int) -> None:
+    layer = AdaptedLayer(torch.nn.Linear(64, 48), _draw(4, 64), _draw(48, 4), 0.5)
+    packs = products.Packed(layer.base.weight.nbytes)
+    before = layer.base.weight.clone()
+    x = _draw(rows, 64)
+    with torch.inference_mode():
+        found = products._forward(packs, layer, x)
+        weight = layer.base.weight.double() + 0.5 * layer.b.double() @ layer.a.double()
+        expected = x.double() @ weight.t() + layer.base.bias.double()
+    assert float((found - expected).abs().max()) < 1e-4 < float(expected.abs().max())
+    assert len(packs._weights) == (rows <= packs.ROWS)
+    assert torch.equal(layer.base.weight, before)
+
+
+@pytest.mark.parametrize("packed_bytes", [0, 1 << 20])
+def test_lora_in_one_pass_is_pefts_own_output(resident: Resident, packed_bytes: int) -> None:
     x = _draw(2, 7, 64)
     with resident.activate("tuned") as model, torch.inference_mode():
         layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         wide = [layer for layer in layers if layer.in_features == 64]
         expected = [layer(x) for layer in wide]
         plain = [layer.base_layer(x) for layer in wide]
-        with products.installed(model):
+        with products.installed(model, packed_bytes):
             assert all("forward" in vars(layer) for layer in layers)
             found = [layer(x) for layer in wide]
     assert wide

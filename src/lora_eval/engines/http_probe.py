@@ -66,6 +66,7 @@ def learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lear
 
 
 def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Learned:
+    _check_ids(client, model, tokenizer)
     entries = _entries(client, model)
     entry, notes = entries.get(model, {}), []
     served = [int(e["max_model_len"]) for e in entries.values() if e.get("max_model_len")]
@@ -108,6 +109,21 @@ def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lea
         read, fingerprint_data(identity), mode, {SCORE: 1 if adapters else _WIDTH, GENERATE: _WIDTH},
         {SCORE: f"{reason}; {_REMEDY}"} if reason else {}, tuple(notes),
     )  # fmt: skip
+
+
+def _check_ids(client: ServerClient, model: str, tokenizer: Any) -> None:
+    """Raise ServerError where the server takes texts only: arms are compared on the same token ids."""
+    ids = tokenizer.encode("a", add_special_tokens=False)
+    try:
+        client.post(COMPLETIONS, greedy_body(model, ids, 1))
+    except Refused as error:
+        if error.status not in (400, 422):
+            return  # the name, perhaps: that is said better by the list of names
+        raise ServerError(
+            f"{client.url}: refuses completions of token ids with log-probabilities ({error}), so {model} "
+            f"cannot be asked what other arms are asked (transformers serve cannot); {_REMEDY}, or serve it "
+            "with vLLM"
+        ) from error
 
 
 def _entries(client: ServerClient, model: str) -> dict[str, dict[str, Any]]:

@@ -136,8 +136,8 @@ class Slots(DynamicCache):  # type: ignore[misc]
         return self._turned[layer]
 
     def _hide(self, scores: torch.Tensor, before: int, window: int | None) -> torch.Tensor:
-        """Set scores (rows, kv heads, group, keys) to -inf where a row must not see the key. The first key
-        stands `before` places before the rows' own first ones.
+        """Set scores (rows, kv heads, group, keys) to -inf, in place, where a row must not see the key. The
+        first key stands `before` places before the rows' own first ones.
         """
         kind = (before, window)
         if kind not in self._hidden:
@@ -146,7 +146,7 @@ class Slots(DynamicCache):  # type: ignore[misc]
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             self._hidden[kind] = hidden.to(self._device)[:, None, None] if bool(hidden.any()) else None
         mask = self._hidden[kind]
-        return scores if mask is None else scores.masked_fill(mask, float("-inf"))
+        return scores if mask is None else scores.masked_fill_(mask, float("-inf"))
 
     def _buffer(self, layer: int, like: KeyValue) -> KeyValue:
         if layer not in self._buffers:
