@@ -4,7 +4,8 @@
 records alone, `hub` is the home of huggingface_hub, `check` recomputes what a repository claims.
 """
 
-from lora_eval.publish.check import Finding, check_folder
+from lora_eval.publish.check import check_folder
+from lora_eval.publish.finding import Finding
 from lora_eval.publish.measured import Options
 from lora_eval.publish.results import gather_results
 from lora_eval.publish.stage import Published, prepare, publish

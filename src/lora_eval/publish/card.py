@@ -6,14 +6,15 @@ repository and see whether a number was edited.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from lora_eval.publish import facts
+from lora_eval.publish.facts import Row
 from lora_eval.publish.records import EVALUATION, Records
-from lora_eval.records import Comparison, Pair, Publication, TaskComparison, TrainingLog
+from lora_eval.records import Comparison, LoadedRun, Publication, TaskComparison, TrainingLog
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
 
-Row = tuple[TaskComparison, Pair]
 _KINDS = {
     "adapter": "a LoRA adapter for",
     "merged": "a LoRA adapter merged into",
@@ -25,17 +26,22 @@ _TAGS = {"adapter": ("lora", "peft"), "merged": ("merge",), "gptq": ("gptq",), "
 
 def render_card(records: Records, publication: Publication) -> str:
     """Return README.md: front matter and text. Every figure comes from the records."""
-    from lora_eval.reports.gates import gate_sentence
+    from lora_eval.reports.gates import gate_lines, gate_sentence
     from lora_eval.reports.markdown import table_cell
     from lora_eval.reports.origins import Origin
     from lora_eval.reports.page import render_template
-    from lora_eval.reports.provenance import trainings
+    from lora_eval.reports.provenance import costs, settings, trainings
     from lora_eval.reports.words import base_arm, headline, row_text
 
     comparison = records.comparison
-    base = base_arm(comparison).name
-    rows = measured_rows(comparison, base, publication.arm)
-    found = trainings({publication.arm: Origin(records.lineage, records.training)})
+    base = base_arm(comparison)
+    arm = next(arm for arm in comparison.arms if arm.name == publication.arm)
+    rows = measured_rows(comparison, base.name, arm.name)
+    found = trainings({arm.name: Origin(records.lineage, records.training)})
+    headers = {name: LoadedRun(run) for name, run in records.headers.items()}
+    gate = comparison.gate
+    own_run = facts.own_run(arm, records, publication)
+    dtype, quantization = facts.opening(records.headers.get(own_run or arm.name), records)
     body = render_template(
         "model.md.jinja",
         publication=publication,
@@ -43,16 +49,30 @@ def render_card(records: Records, publication: Publication) -> str:
         kind=_KINDS[publication.kind],
         records=records,
         comparison=comparison,
-        base=base,
-        headline=headline(comparison),
+        base=base.name,
+        # Of these weights alone: another arm's gains are none of theirs.
+        headline=headline(comparison.model_copy(update={"arms": (base, arm)})),
         rows=rows,
         worse=[row_text(row) for row in rows if row[1].verdict == "worse"],
+        unjudged=[row_text(row) for row in facts.unjudged_losses(comparison, base.name, arm.name)],
         undecided=[task.task for task, pair in rows if pair.verdict == "inconclusive"],
-        gate_text=gate_sentence(comparison.gate) if comparison.gate else "",
+        gate_text=gate_sentence(gate) if gate else "",
+        gate_failed=[line for line in gate_lines(comparison) if line.verdict == "FAIL"],
+        opened=[(each.name, ", ".join(each.notes)) for each in (base, arm) if each.notes],
+        own_run=own_run,
+        arm_runs=[run.name for run in arm.runs],
+        settings=settings(comparison, headers),
+        costs=[cost for cost in costs(comparison) if cost.name in (base.name, arm.name)],
         training=found[0] if found else None,
+        data=facts.data_facts(records, publication),
         curve=render_curve(records.training) is not None,
-        quantization=_arguments(records.lineage.quantization if records.lineage else None),
-        rank=_served_rank(records.recipe.lora.get("r", 16) if records.recipe else 16),
+        dtype=dtype,
+        quantization=quantization,
+        own_template=facts.own_template(records),
+        served_rank=facts.served_rank(records.rank or 16),
+        loaders=facts.loaders(publication.kind),
+        limits=facts.limits(records, rows),
+        notices=facts.notices(publication.base_license),
         evaluation=EVALUATION,
         cell=table_cell,
     )
@@ -105,16 +125,6 @@ def render_curve(training: TrainingLog | None) -> str | None:
 
     chart = loss_chart(training) if training is not None else None
     return render_template("curve.svg.jinja", chart=chart) if chart is not None else None
-
-
-def _served_rank(rank: int) -> int:
-    """The least of vLLM's sizes that takes the adapter (vllm/config/lora.py, 0.32)."""
-    return next(size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= min(rank, 512))
-
-
-def _arguments(values: Mapping[str, Any] | None) -> str:
-    """Settings as a call's arguments; empty where there are none."""
-    return ", ".join(f"{key}={value!r}" for key, value in (values or {}).items())
 
 
 def _eval_results(comparison: Comparison, publication: Publication) -> Sequence[Any] | None:

@@ -9,32 +9,47 @@ from typing import Any
 
 from lora_eval.publish.card import render_card, render_curve
 from lora_eval.publish.content import Content
-from lora_eval.publish.records import EVALUATION, Records
+from lora_eval.publish.records import EVALUATION, RECIPE, Records, portable_data
 from lora_eval.publish.refusals import check_file, header_paths, is_text, list_files, local_paths
-from lora_eval.publish.results_yaml import eval_results_yaml
+from lora_eval.publish.results_yaml import FOLDER, eval_results_yaml
 from lora_eval.records import LoadedRun, Publication
 from lora_eval.records.publication import PublishedFile
-from lora_eval.schema import dump_record
+from lora_eval.runstore import HEADER
+from lora_eval.schema import dump_record, dump_yaml, load_json, load_yaml
 
 PUBLICATION = f"{EVALUATION}/publication.json"
 # Written anew from records, whatever stands in the folder.
 _OURS = ("README.md", "lineage.json", "training_log.json", "verification.json")
 # Where libraries note a folder of this machine; no fingerprint counts these keys.
-_BASE_KEYS = {"adapter_config.json": "base_model_name_or_path", "config.json": "_name_or_path"}
+_BASE_KEYS = {
+    "adapter_config.json": "base_model_name_or_path",
+    "config.json": "_name_or_path",
+    "tokenizer_config.json": "name_or_path",
+}
 
 
-def gather_folder(folder: Path, publication: Publication) -> tuple[dict[str, Content], list[str]]:
-    """Return the weights' folder as it will be uploaded, the base named as on the Hub; and what is wrong."""
+def gather_folder(
+    folder: Path, publication: Publication, names: Mapping[str, str]
+) -> tuple[dict[str, Content], list[str]]:
+    """Return the weights' folder as it will be uploaded, the base named as on the Hub and the recipe without
+    paths (`names` as in `portable`); and what is wrong.
+    """
     paths, problems = list_files(folder)
     contents = {}
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        if name in _OURS or name.startswith(f"{EVALUATION}/"):
+        if name in _OURS or name.startswith((f"{EVALUATION}/", f"{FOLDER}/")):
             continue
         problems += check_file(path)
-        changed = _named(name, path, publication)
+        changed = _portable_recipe(path, names) if name == RECIPE else _named(name, path, publication)
         contents[name] = Content(path if changed is None else changed)
     return contents, problems
+
+
+def _portable_recipe(path: Path, names: Mapping[str, str]) -> bytes | None:
+    data = load_yaml(path)
+    changed = portable_data(data, names)
+    return None if changed == data else dump_yaml(changed).encode()
 
 
 def gather_records(
@@ -49,13 +64,16 @@ def gather_records(
     ):
         if record is not None:
             files[path] = dump_record(record)
-    files |= _reports(records, runs, publication)
+    files |= {f"{EVALUATION}/runs/{name}/{HEADER}": dump_record(run) for name, run in records.headers.items()}
+    # The page's browser of items shows prompts and answers: samples, which are published only when asked.
+    shown = runs if publication.samples else {name: LoadedRun(run) for name, run in records.headers.items()}
+    files |= render_reports(records, shown)
     curve = render_curve(records.training)
     if curve is not None:
         files[f"{EVALUATION}/training-curve.svg"] = curve
     entries = eval_results_yaml(records.comparison, publication)
     if entries is not None:
-        files[".eval_results/lora-eval.yaml"] = entries
+        files[f"{FOLDER}/lora-eval.yaml"] = entries
     files["README.md"] = render_card(records, publication)
     return {path: Content(text.encode()) for path, text in files.items()}
 
@@ -78,15 +96,14 @@ def text_problems(contents: Mapping[str, Content]) -> Iterator[str]:
             yield from local_paths(path, content.read().decode("utf-8", "replace"))
 
 
-def _reports(records: Records, runs: Mapping[str, LoadedRun], publication: Publication) -> dict[str, str]:
+def render_reports(records: Records, runs: Mapping[str, LoadedRun]) -> dict[str, str]:
+    """Return the report of the whole comparison; its page shows the prompts and answers of `runs`."""
     from lora_eval.reports.html import render_html
     from lora_eval.reports.markdown import render_markdown
 
     verifications = [record for record in (records.verification,) if record is not None]
-    # The page's browser of items shows prompts and answers: samples, which are published only when asked.
-    shown = dict(runs) if publication.samples else {name: LoadedRun(run.run) for name, run in runs.items()}
     return {
-        f"{EVALUATION}/report.html": render_html(records.comparison, shown, verifications),
+        f"{EVALUATION}/report.html": render_html(records.comparison, runs, verifications),
         f"{EVALUATION}/report.md": render_markdown(records.comparison, verifications),
     }
 
@@ -96,7 +113,18 @@ def _named(name: str, path: Path, publication: Publication) -> bytes | None:
     key = _BASE_KEYS.get(name)
     if key is None:
         return None
-    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    if data.get(key) in (None, publication.base_model):
+    data = load_json(path)
+    changed = _with_base(data, key, publication.base_model)
+    if changed == data:
         return None
-    return (json.dumps(data | {key: publication.base_model}, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _with_base(data: Any, key: str, base: str) -> Any:
+    """A model of several parts names its base in each of them."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: base if name == key and value is not None else _with_base(value, key, base)
+        for name, value in data.items()
+    }

@@ -54,6 +54,18 @@ def check_licence(
     return problems
 
 
+def check_data_licence(licence: str | None) -> list[str]:
+    """Return what is wrong with the identifier of the training data's licence (None: not said)."""
+    if licence is None or licence in known_licences():
+        return []
+    return [f"--data-license '{licence}': not an identifier of the Hub{suggest(licence, known_licences())}"]
+
+
+def notices(base: str | None) -> tuple[str, ...]:
+    """Return the sentences that a base's licence wants shown with what is derived from it."""
+    return tuple(_lists()["notices"].get(base, ()))
+
+
 def check_languages(languages: tuple[str, ...]) -> list[str]:
     """Return what is wrong with the language codes."""
     known = _lists()["languages"]

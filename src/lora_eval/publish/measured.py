@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from lora_eval.errors import GateFailed, ModelError, VerificationFailed
+from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_folder
-from lora_eval.publish.licences import check_languages, check_licence
-from lora_eval.publish.records import Records, find_verification, portable, read_optional, read_recipe
-from lora_eval.records import Comparison, Lineage, Publication, TrainingLog, Variant, Verification
+from lora_eval.publish.records import (
+    RECIPE,
+    Records,
+    find_verification,
+    portable,
+    read_optional,
+    read_rank,
+    read_recipe,
+)
+from lora_eval.records import (
+    Comparison,
+    Lineage,
+    LoadedRun,
+    Publication,
+    TrainingLog,
+    Variant,
+    Verification,
+)
 from lora_eval.records.publication import Benchmark, Relation
-from lora_eval.schema import read_record, suggest
+from lora_eval.schema import read_record
 
 Kind = Literal["adapter", "merged", "gptq", "awq"]
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
-
-_RELATIONS: dict[Kind, Relation] = {
+RELATIONS: dict[Kind, Relation] = {
     "adapter": "adapter", "merged": "merge", "gptq": "quantized", "awq": "quantized",
 }  # fmt: skip
 
@@ -39,6 +54,7 @@ class Options:
     license_name: str | None = None
     license_link: str | None = None
     base_license: str | None = None
+    data_license: str | None = None
     language: tuple[str, ...] = ()
     verification: Path | None = None
     override: str | None = None
@@ -71,7 +87,7 @@ class Measured:
             raise ModelError(f"{folder}: no such folder; --variant names the folder of the weights")
         lineage = read_optional(folder / "lineage.json", Lineage)
         found = _kind(folder, lineage)
-        kind = next((known for known in _RELATIONS if known == found), None)
+        kind = next((known for known in RELATIONS if known == found), None)
         if options.kind is not None and kind != options.kind:
             raise ModelError(f"{folder}: holds {found or 'no'} weights, not {options.kind} ones")
         if kind is None:
@@ -100,62 +116,16 @@ class Measured:
             return self.own_arm
         return _arm_with(self.comparison, self.verification.reference.fingerprint)
 
-    def verification_problems(self) -> Iterable[VerificationFailed]:
-        """Why an export is not known to be what was measured."""
-        found = self.verification
-        if self.kind != "adapter" and found is None:
-            yield VerificationFailed(
-                f"{self.folder}: not verified: no verification*.json beside it is of these weights; run "
-                "`lora-eval verify`, or name the file with --verification"
-            )
-        if found is not None and found.candidate.fingerprint != self.fingerprint:
-            yield VerificationFailed(
-                f"{self.folder}: the verification is of {found.candidate.fingerprint}, the files are "
-                f"{self.fingerprint}: they changed since"
-            )
-        if found is not None and not found.passed:
-            yield VerificationFailed(f"{self.folder}: its verification failed: {'; '.join(found.failures)}")
-        if self.lineage and self.lineage.variants[-1].fingerprint not in (None, self.fingerprint):
-            yield VerificationFailed(
-                f"{self.folder}: lineage.json is of {self.lineage.variants[-1].fingerprint}, the files are "
-                f"{self.fingerprint}: they changed since they were made"
-            )
-
-    def gate_problems(self, options: Options) -> Iterable[GateFailed]:
-        """A failed gate, unless it is overridden."""
-        gate = self.comparison.gate
-        if gate is not None and gate.verdict == "FAIL" and options.override is None:
-            reasons = [f"{c.task}: {'; '.join(c.reasons)}" for c in gate.checks if c.verdict == "FAIL"]
-            yield GateFailed(
-                f"the gate failed ({' | '.join(reasons)}); --override-gate REASON publishes all the same, "
-                "and the card says so"
-            )
-
-    def input_problems(self, options: Options) -> Iterable[str]:
-        """What is missing or wrong in what was given."""
-        if self.arm is None:
-            arms = ", ".join(f"{arm.name} {arm.fingerprint}" for arm in self.comparison.arms)
-            yield f"{self.folder}: the comparison measured other weights ({arms}), not {self.fingerprint}"
-        base = self.base_model(options)
-        if base is None:
-            named = (self.lineage.base_model if self.lineage else None) or "unknown"
-            yield f"base model '{named}' is no name on the Hub; give --base-model OWNER/NAME[@REV]"
-        repo = options.repo_id.partition("/")[2]
-        yield from check_licence(
-            options.license or options.base_license, options.base_license,
-            name=options.license_name, link=options.license_link, repo=repo,
-        )  # fmt: skip
-        yield from check_languages(options.language)
-        tasks = [task.task for task in self.comparison.tasks]
-        for task in options.benchmarks:
-            if task not in tasks:
-                yield f"--benchmark {task}: no such task in the comparison{suggest(task, tasks)}"
-
     def base_model(self, options: Options) -> str | None:
         """The base's name on the Hub."""
-        named = options.base_model or (self.lineage.base_model if self.lineage else None)
-        on_hub = named and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", named)
-        return named if on_hub else None
+        named = options.base_model or self.recorded_base()
+        return named if named and _HUB_NAME.fullmatch(named) else None
+
+    def recorded_base(self) -> str | None:
+        """The base's name on the Hub, where training knew it by one."""
+        named = self.lineage.base_model if self.lineage else None
+        is_local = named is not None and Path(named).is_dir()  # `models/base` looks like OWNER/NAME
+        return named if named and _HUB_NAME.fullmatch(named) and not is_local else None
 
     def publication(self, options: Options) -> Publication:
         """The record, still without its files."""
@@ -170,11 +140,12 @@ class Measured:
             base_model=self.base_model(options) or "",
             base_model_revision=options.base_model_revision
             or (self.lineage.variants[0].revision if self.lineage else None),
-            base_model_relation=_RELATIONS[self.kind],
+            base_model_relation=RELATIONS[self.kind],
             license=options.license or options.base_license or "unknown",
             license_name=options.license_name,
             license_link=options.license_link,
             base_license=options.base_license,
+            data_license=options.data_license,
             language=options.language,
             override=options.override,
             samples=options.samples,
@@ -207,8 +178,8 @@ class Measured:
         trained = [origin.training for origin in found.values() if origin.training is not None]
         return trained[0] if len(trained) == 1 else None
 
-    def portable_records(self, publication: Publication) -> Records:
-        """The records as they are published."""
+    def portable_records(self, publication: Publication, runs: Mapping[str, LoadedRun]) -> Records:
+        """The records as they are published; `runs` are portable already."""
         names = self.names(publication)
         training = read_optional(self.folder / "training_log.json", TrainingLog) or self._kept_training()
         return Records(
@@ -216,7 +187,9 @@ class Measured:
             verification=portable(self.verification, names) if self.verification else None,
             lineage=portable(self.lineage, names) if self.lineage else None,
             training=portable(training, names) if training else None,
-            recipe=read_recipe(self.folder / "recipe.resolved.yaml"),
+            recipe=read_recipe(self.folder / RECIPE, names),
+            headers={name: loaded.run for name, loaded in runs.items()},
+            rank=read_rank(self.folder),
         )
 
 

@@ -9,7 +9,7 @@ from lora_eval.errors import InputError
 from lora_eval.publish.content import Content
 from lora_eval.publish.contents import text_problems
 from lora_eval.publish.hub import check_repo_id
-from lora_eval.publish.records import portable
+from lora_eval.publish.records import portable, run_names
 from lora_eval.publish.secrets import secrets_in_rows
 from lora_eval.publish.stage import Prepared
 from lora_eval.records import Comparison
@@ -28,7 +28,7 @@ def gather_results(comparison: Path, repo_id: str, licence: str | None = None) -
     """
     check_repo_id(repo_id)
     record = read_record(comparison, Comparison)
-    names = [run.name for arm in record.arms for run in arm.runs or (arm,)]
+    names = run_names(record)
     folders = {name: comparison.parent / "runs" / name for name in names}
     missing = [name for name, folder in folders.items() if not (folder / ROWS).is_file()]
     if missing:

@@ -18,11 +18,12 @@ from lora_eval.publish.contents import (
 )
 from lora_eval.publish.hub import Progress, Repository, RepoType, check_repo_id
 from lora_eval.publish.measured import Measured, Options
-from lora_eval.publish.records import EVALUATION, portable
+from lora_eval.publish.problems import arm_problems, gate_problems, input_problems, verification_problems
+from lora_eval.publish.records import EVALUATION, portable, run_names
 from lora_eval.publish.secrets import secrets_in_rows
 from lora_eval.records import Comparison, LoadedRun, Publication
-from lora_eval.runstore import HEADER, ROWS, has_run, read_run
-from lora_eval.schema import dump_record, read_record
+from lora_eval.runstore import ROWS, has_run, read_run
+from lora_eval.schema import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,16 @@ def prepare(folder: Path, comparison: Path, options: Options) -> Prepared:
     """
     check_repo_id(options.repo_id)
     variant = Measured.read(folder, comparison, options)
-    failed = [*variant.verification_problems(), *variant.gate_problems(options)]
+    failed = [*verification_problems(variant), *gate_problems(variant, options)]
     publication = variant.publication(options)
-    contents, problems = gather_folder(folder, publication)
-    problems += variant.input_problems(options)
-    records = variant.portable_records(publication)
-    runs = _portable_runs(_runs(variant.comparison, comparison.parent), variant.names(publication))
+    names = variant.names(publication)
+    contents, problems = gather_folder(folder, publication, names)
+    unfit = list(arm_problems(variant))
+    problems += [*unfit, *input_problems(variant, options)]
+    if unfit:
+        _refuse(problems, failed)
+    runs = _portable_runs(_runs(variant.comparison, comparison.parent), names)
+    records = variant.portable_records(publication, runs)
     if options.samples:
         rows, found = _samples(variant.comparison, comparison.parent, runs)
         contents, problems = contents | rows, problems + found
@@ -125,8 +130,11 @@ def _refuse(problems: Iterable[str], failed: Iterable[CheckFailed]) -> None:
 
 def _runs(comparison: Comparison, folder: Path) -> dict[str, LoadedRun]:
     """The stored runs beside the comparison, as far as they are there."""
-    names = [run.name for arm in comparison.arms for run in arm.runs or (arm,)]
-    return {name: read_run(folder / "runs" / name) for name in names if has_run(folder / "runs" / name)}
+    return {
+        name: read_run(folder / "runs" / name)
+        for name in run_names(comparison)
+        if has_run(folder / "runs" / name)
+    }
 
 
 def _portable_runs(runs: Mapping[str, LoadedRun], names: Mapping[str, str]) -> dict[str, LoadedRun]:
@@ -136,16 +144,14 @@ def _portable_runs(runs: Mapping[str, LoadedRun], names: Mapping[str, str]) -> d
 def _samples(
     comparison: Comparison, folder: Path, runs: Mapping[str, LoadedRun]
 ) -> tuple[dict[str, Content], list[str]]:
-    """Every arm's header and rows, for who asked to publish them; and what in them must not be published."""
+    """Every arm's rows, for who asked to publish them; and what in them must not be published."""
     contents, problems = {}, []
     for name, loaded in runs.items():
-        place = f"{EVALUATION}/runs/{name}"
-        contents[f"{place}/{HEADER}"] = Content(dump_record(loaded.run).encode())
-        contents[f"{place}/{ROWS}"] = Content(folder / "runs" / name / ROWS)
+        contents[f"{EVALUATION}/runs/{name}/{ROWS}"] = Content(folder / "runs" / name / ROWS)
         problems += [
             f"{folder / 'runs' / name / ROWS}: {problem}" for problem in secrets_in_rows(loaded.rows)
         ]
-    missing = [run.name for arm in comparison.arms for run in arm.runs or (arm,) if run.name not in runs]
+    missing = [name for name in run_names(comparison) if name not in runs]
     if missing:
         problems.append(f"--samples: {folder}/runs holds no rows of {', '.join(missing)}")
     return contents, problems

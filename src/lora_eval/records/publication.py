@@ -40,8 +40,8 @@ class Publication(Record):
 
     `fingerprint` is that of the uploaded weights; `arm` is the arm of the comparison whose figures the card
     shows: these weights themselves, or (`verified_as`) the arm that a verification proved them equal or near
-    to. `override` is the reason given for publishing in spite of a failed gate. `files` holds every other
-    file of the repository that we wrote.
+    to. `override` is the reason given for publishing in spite of a failed gate. `data_license` is what the
+    publisher says of the training data. `files` holds every other file of the repository that we wrote.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -57,6 +57,7 @@ class Publication(Record):
     license_name: str | None = None
     license_link: str | None = None
     base_license: str | None = None
+    data_license: str | None = None
     language: tuple[str, ...] = ()
     override: str | None = None
     samples: bool = False
