@@ -18,6 +18,8 @@ import pytest
 from lora_eval.engines.http_client import Refused, ServerClient
 from lora_eval.errors import InputError, ServerError
 from lora_eval.serve import LocalServer, WholeModel
+from lora_eval.smoke import Asked, smoke
+from tests.conftest import save_tiny_llama
 
 COMPLETIONS = "/v1/completions"
 
@@ -49,6 +51,40 @@ def test_it_answers_under_the_name_that_was_given(server: LocalServer, tiny_llam
         own = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
     assert told["choices"][0]["text"] == resident.tokenizer.decode(own, skip_special_tokens=True)
     assert server.models == ("org/shipped",)
+
+
+@pytest.mark.slow
+def test_smoke_asks_it_for_texts_and_calls_nothing_else_passed(
+    server: LocalServer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    found = smoke(server.url, Asked(models={"org/shipped": tiny_llama}, model_dtype="float32"), _silent)
+    assert [check for check in found.checks if check.passed is False] == []
+    by_name = {check.name: check for check in found.checks}
+    assert {name for name, check in by_name.items() if check.passed} >= {
+        "unknown-model", "greedy-text", "finish-reason",
+    }  # fmt: skip
+    assert "4 of 4 texts equal" in by_name["greedy-text"].detail
+    for name in ("listed", "log-probabilities", "prompt-log-probabilities", "stop-token", "template"):
+        assert by_name[name].passed is None, by_name[name]
+
+    save_tiny_llama(tmp_path / "other", seed=5)
+    other = smoke(server.url, Asked(models={"org/shipped": tmp_path / "other"}), _silent)
+    assert "greedy-text" in {check.name for check in other.checks if check.passed is False}
+
+
+@pytest.mark.slow
+def test_adapters_and_served_arms_are_refused_with_the_reason(
+    server: LocalServer, tiny_llama: Path, tiny_adapter: Path, run_cli: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="takes texts only, by which adapters cannot be told apart"):
+        smoke(server.url, Asked(tiny_llama, adapters={"org/shipped": tiny_adapter}), _silent)
+    done = run_cli(
+        "compare", "--base", tiny_llama, "--arm", f"prod=served:{server.url}#org/shipped",
+        "--suite", "pocket", "--limit", 1, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.status == 2
+    assert "refuses completions of token ids with log-probabilities (422:" in done.stderr
+    assert "--arm NAME=merged:PATH" in done.stderr
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ _CONVERSATIONS: tuple[Turns, ...] = (
     ],
     [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Ready?"}],
 )
-_CHAT = "/v1/chat/completions"
+CHAT = "/v1/chat/completions"
 _FORCE = 100  # added to a token's logit
 _TOKENS = 3
 _CHAT_TOKENS = 8
@@ -68,7 +68,7 @@ def _served_ids(served: Served, model: str, turns: Turns) -> dict[str, Sequence[
     except Refused as error:
         if error.status not in (404, 405, 501):
             raise
-    reply = served.client.post(_CHAT, body | {"max_tokens": 1, "temperature": 0.0, "return_token_ids": True})
+    reply = served.client.post(CHAT, body | {"max_tokens": 1, "temperature": 0.0, "return_token_ids": True})
     choice = (reply.get("choices") or [{}])[0]
     if ids := reply.get("prompt_token_ids") or choice.get("prompt_token_ids"):
         found["chat completions"] = ids
@@ -94,7 +94,7 @@ def check_chat(served: Served, arm: LocalArm) -> Outcome:
     plain = read_answer(served.client.post(COMPLETIONS, greedy_body(arm.name, wanted, _CHAT_TOKENS)))
     body = greedy_body(arm.name, (), _CHAT_TOKENS, messages=turns, logprobs=False)
     del body["prompt"]
-    told = read_chat(served.client.post(_CHAT, body))
+    told = read_chat(served.client.post(CHAT, body))
     found = distance([told], of_answers([plain], arm.tokenizer), arm.tolerance, arm.tokenizer)
     if found.parted:
         return (

@@ -26,7 +26,8 @@ SOURCE = (
 class LocalArm:
     """One served name with what its weights answer here. `others` are the expectations of all arms that
     share its base, its own among them; `base` names the base of an adapter. `ends` are the tokens at which it
-    stops, `templated` the tokenizer whose chat template was measured.
+    stops, `templated` the tokenizer whose chat template was measured, `rows` the prompts that the probe ends
+    with.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LocalArm:
     ends: tuple[int, ...]
     others: Mapping[str, Expected]
     base: str | None = None
+    rows: tuple[Row, ...] = ()
 
     @property
     def is_adapter(self) -> bool:
@@ -98,6 +100,7 @@ def _arms(
         LocalArm(
             arm, folders[arm], probe, expected[arm], tolerance, note, dtype, tokenizer,
             _templated(folders[arm], tokenizer), ends[arm], expected, base if arm != base else None,
+            tuple(rows),
         )
         for arm in expected
     ]  # fmt: skip

@@ -29,13 +29,14 @@ def read_prompts(path: Path) -> list[Row]:
 
 def with_prompts(probe: Probe, tokenizer: Any, rows: Sequence[Row], length: int) -> Probe:
     """Return the probe with each prompt (its first tokens, where it is longer than `length` leaves room for)
-    as one to answer, and as one whose own log-probabilities are asked for.
+    as one to answer (these stand last, in the rows' order), and as one whose own log-probabilities are asked
+    for.
 
     Raises:
         TemplateError: the tokenizer cannot render a conversation.
     """
     room = length - _NEW_TOKENS
     found = [tuple(row_ids(tokenizer, row, prompt_only=True)[:room]) for row in rows]
-    asked = [GenerateRequest(ids, (), _NEW_TOKENS) for ids in found if ids]
+    asked = [GenerateRequest(ids, (), _NEW_TOKENS) for ids in found]
     scored = [ScoreRequest(ids[:1], ids[1:]) for ids in found if len(ids) > 1]
     return replace(probe, scores=(*probe.scores, *scored), generations=(*probe.generations, *asked))

@@ -31,6 +31,7 @@ from lora_eval.smoke.conversations import (
 from lora_eval.smoke.load import check_loopback, measure_load
 from lora_eval.smoke.local import SOURCE, LocalArm, answer_folder, answer_here
 from lora_eval.smoke.mixed import ask_together, check_mixed
+from lora_eval.smoke.plain import check_plainly, plain_rows, takes_ids
 from lora_eval.smoke.prompts import read_prompts
 from lora_eval.smoke.reload import check_reload
 from lora_eval.smoke.served import Outcome, Served, find_served, outcome
@@ -93,8 +94,12 @@ def smoke(url: str, asked: Asked, progress: Progress) -> Smoke:
         progress("looking at the server", 0, 1)
         served = find_served(client)
         progress("answering here", 0, 1)
-        arms = _local_arms(served, asked)
-        checks = _checks(served, arms, asked, progress)
+        plain = _is_plain(served, asked)
+        arms = _local_arms(served, asked, plain=plain)
+        if plain:
+            checks = [check for arm in arms for check in check_plainly(served, arm)]
+        else:
+            checks = _checks(served, arms, asked, progress)
         load = []
         if asked.load:
             base = next(arm for arm in arms if arm.name in asked.adapters).base
@@ -114,7 +119,24 @@ def smoke(url: str, asked: Asked, progress: Progress) -> Smoke:
     )
 
 
-def _local_arms(served: Served, asked: Asked) -> list[LocalArm]:
+def _is_plain(served: Served, asked: Asked) -> bool:
+    """Whether the server takes texts only.
+
+    Raises:
+        InputError: it does, and adapters are to be asked for.
+    """
+    name = next(iter((*asked.models, *asked.adapters)))
+    if takes_ids(served, name):
+        return False
+    if asked.adapters:
+        raise InputError(
+            f"{served.client.url}: takes texts only, by which adapters cannot be told apart; whole models "
+            "can be asked of it: --model NAME=DIR"
+        )
+    return True
+
+
+def _local_arms(served: Served, asked: Asked, *, plain: bool) -> list[LocalArm]:
     arms: list[LocalArm] = []
     rows = read_prompts(asked.prompts) if asked.prompts is not None else []
     if asked.base is not None:
@@ -127,8 +149,9 @@ def _local_arms(served: Served, asked: Asked) -> list[LocalArm]:
             quantization=asked.quantization, longest=served.longest, rows=rows,
         )  # fmt: skip
     for name, folder in asked.models.items():
-        whole = answer_folder(folder, name=name, dtype=asked.model_dtype, longest=served.longest, rows=rows)
-        arms.append(whole)
+        own = rows or (plain_rows(folder) if plain else [])
+        dtype, longest = asked.model_dtype, served.longest
+        arms.append(answer_folder(folder, name=name, dtype=dtype, longest=longest, rows=own))
     return arms
 
 
