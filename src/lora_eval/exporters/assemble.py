@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from lora_eval.exporters.audit import Sums, piece_sums, tensor_audit
 from lora_eval.exporters.base_files import BaseFiles
 from lora_eval.exporters.changes import Change, Start, check_finite
 from lora_eval.exporters.drift import DRIFTING, drifted
+from lora_eval.exporters.file_work import FileWork
 from lora_eval.exporters.lora import Adapter, Edit
 from lora_eval.exporters.pieces import Workers, in_background, open_workers, row_ranges
 from lora_eval.exporters.plan import Output, Plan
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.weights import INDEX, dtype_code, open_writer, read_metadata, write_index
-from lora_eval.fingerprint import sha256_file
 from lora_eval.models.locate import read_config
 from lora_eval.protocols import Progress
 from lora_eval.records.export import TensorAudit
@@ -63,9 +62,9 @@ class Assembler:
         self._total = sum(len(outputs) for outputs in plan.shards.values())
         self._written = 0
 
-    def run(self, hasher: ThreadPoolExecutor) -> Assembled:
-        """Write all shards and the index. `hasher` computes digests of finished files meanwhile: they are
-        remembered, and the lineage needs them.
+    def run(self, files: FileWork) -> Assembled:
+        """Write all shards and the index. `files` computes the digests that the lineage needs meanwhile: of
+        a shard of the base while it is read, so that each is read from the disk once, and of finished ones.
         """
         import torch
 
@@ -73,6 +72,7 @@ class Assembler:
         size = 0
         with open_workers() as workers, torch.no_grad():
             for shard, outputs in self._plan.shards.items():
+                files.read(self._base.folder / shard)
                 codes = {
                     o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
                 }
@@ -83,7 +83,7 @@ class Assembler:
                 ):
                     for output in outputs:
                         self._write(output, append, workers)
-                hasher.submit(sha256_file, self._out / shard)
+                files.written(self._out / shard)
                 weight_map |= dict.fromkeys(codes, shard)
                 size += sum(info.n_bytes(code) for info, code in codes.values())
         if (self._base.folder / INDEX).is_file():

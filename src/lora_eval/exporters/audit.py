@@ -49,11 +49,13 @@ def piece_sums(
     delta: Any | None = None,
     unscaled: Any | None = None,
     original: Any | None = None,
+    rounded: Any | None = None,
 ) -> Sums:
     """Return the sums of one piece; arguments of one shape, in float32 but `merged` (output dtype).
 
     `base` is what the change was added to, `summed` the sum before rounding,
-    `delta` LoRA's change, `unscaled` the sum without DoRA's factors, `original` the base before quantization.
+    `delta` LoRA's change, `unscaled` the sum without DoRA's factors, `original` the base before quantization;
+    `rounded` the base in the output dtype, where it is at hand.
     """
     import torch
 
@@ -69,7 +71,7 @@ def piece_sums(
     stored = scratch("stored", shape).copy_(merged).sub_(base)
     sums.stored_added = float(torch.dot(stored.view(-1), change))
     if sums.added:
-        sums.differing = _differing(merged, base.to(merged.dtype))
+        sums.differing = _differing(merged, base.to(merged.dtype) if rounded is None else rounded)
     if original is not None:
         wide = scratch("stored", shape).copy_(original).view(-1)
         error = torch.sub(flat, wide, out=change)
@@ -79,12 +81,14 @@ def piece_sums(
 
 
 def _differing(found: Any, other: Any) -> int:
-    """Count elements whose bits differ: three times as fast as comparing 16-bit numbers as numbers."""
+    """Count elements whose bits differ; numpy compares 16-bit integers in a tenth of torch's time."""
+    import numpy
     import torch
 
     bits = torch.int16 if found.element_size() == 2 else torch.int32
-    different = torch.ne(found.view(bits), other.view(bits))
-    return int(different.view(torch.uint8).sum(dtype=torch.int32))
+    different = scratch("different", tuple(found.shape), torch.bool).numpy()
+    numpy.not_equal(found.view(bits).numpy(), other.view(bits).numpy(), out=different)
+    return int(numpy.count_nonzero(different))
 
 
 def tensor_audit(sums: Sums, *, quantized: bool, **named: Any) -> TensorAudit:

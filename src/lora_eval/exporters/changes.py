@@ -93,7 +93,13 @@ class Change:
                 summed[row - first] = self._rows[row].to(piece.dtype).float()
         merged = summed.to(dtype, copy=True)  # the only rounding
         sums = piece_sums(
-            base=base, summed=summed, merged=merged, delta=delta, unscaled=unscaled, original=original
+            base=base,
+            summed=summed,
+            merged=merged,
+            delta=delta,
+            unscaled=unscaled,
+            original=original,
+            rounded=piece if piece.dtype == dtype else None,
         )
         return merged, sums
 

@@ -11,12 +11,11 @@ back, the change scaling * (B @ A) is added in float32, and the sum is rounded o
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_eval.errors import InputError, ModelError
-from lora_eval.exporters.assemble import Assembled, Assembler, Precision
+from lora_eval.exporters.assemble import Assembler, Precision
 from lora_eval.exporters.audit import check_audit
 from lora_eval.exporters.base_files import BaseFiles, open_base
 from lora_eval.exporters.calibration import RECIPE
@@ -30,6 +29,7 @@ from lora_eval.exporters.carry import (
     pack_templates,
 )
 from lora_eval.exporters.combine import combined_request, read_combination
+from lora_eval.exporters.file_work import FileWork, file_work
 from lora_eval.exporters.lora import Adapter
 from lora_eval.exporters.plan import Plan, make_plan
 from lora_eval.exporters.steps import extend, lineage_of
@@ -95,12 +95,13 @@ class BaseExporter:
                 f"{request.adapter or request.base}: nothing says how the base was quantized in training; "
                 "give --adapter with its lineage.json, or --quantize nf4"
             )
-        base = open_base(request.base, trained)
-        precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained)
-        plan = make_plan(base, None)
-        done = _assemble(request, base, None, plan, precision, lineage)
-        sources = [request.base]
-        _carry(request, base, plan, precision, sources)
+        with file_work() as files:
+            base = _opened(request, trained, files)
+            precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained)
+            plan = make_plan(base, None)
+            done = Assembler(base, None, plan, precision, request.out, request.progress).run(files)
+            _carry(request, base, plan, precision, [request.base])
+        _check_lineage(request, lineage, fingerprint_folder(request.base))
         arguments = {
             "dtype": precision.output,
             "base_dtype": lineage.base_dtype,
@@ -123,15 +124,18 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
     folder = request.adapter or request.base
     adapter = Adapter(folder)
     onto, trained = _target(request, lineage, adapter)
-    base = open_base(request.base, trained if onto == "trained" else None)
-    precision = Precision(
-        output=_output_dtype(request, base),
-        loaded=lineage.base_dtype if onto == "trained" else None,
-        whole=lineage.base_dtype,
-        quantization=trained if onto == "trained" else None,
-    )
-    plan = make_plan(base, adapter)
-    done = _assemble(request, base, adapter, plan, precision, lineage)
+    with file_work() as files:
+        base = _opened(request, trained if onto == "trained" else None, files)
+        precision = Precision(
+            output=_output_dtype(request, base),
+            loaded=lineage.base_dtype if onto == "trained" else None,
+            whole=lineage.base_dtype,
+            quantization=trained if onto == "trained" else None,
+        )
+        plan = make_plan(base, adapter)
+        done = Assembler(base, adapter, plan, precision, request.out, request.progress).run(files)
+        said = _carry(request, base, plan, precision, [folder, request.base])
+    _check_lineage(request, lineage, fingerprint_folder(request.base))
     audit = MergeAudit(
         onto=onto,
         dtype=precision.output,
@@ -140,7 +144,6 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
         untouched=done.untouched,
         notes=(*plan.notes, *_width_notes(base)),
     )
-    said = _carry(request, base, plan, precision, [folder, request.base])
     audit = check_audit(audit.model_copy(update={"notes": (*audit.notes, *said)}))
     write_record(request.out / AUDIT, audit)
     arguments = _summary(audit) | {"quantization": trained, "licence": licence_of(request.base)}
@@ -150,17 +153,12 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
     return extend(lineage, request, kind="merged", arguments=arguments, seconds=time.perf_counter() - started)
 
 
-def _assemble(
-    request: ExportRequest, base: BaseFiles, adapter: Adapter | None, plan: Plan, precision: Precision,
-    lineage: Lineage,
-) -> Assembled:  # fmt: skip
-    """Write the weights; meanwhile the base's digest is computed, by which the lineage knows it."""
-    assembler = Assembler(base, adapter, plan, precision, request.out, request.progress)
-    with ThreadPoolExecutor(1, "digest") as hasher:
-        found = hasher.submit(fingerprint_folder, request.base)
-        done = assembler.run(hasher)
-        _check_lineage(request, lineage, found.result())
-    return done
+def _opened(request: ExportRequest, quantization: dict[str, Any] | None, files: FileWork) -> BaseFiles:
+    """Return what the base's files hold. Importing what that takes needs seconds: a digest begins before."""
+    first = min(request.base.glob("*.safetensors"), default=None)
+    if first is not None:
+        files.read(first)
+    return open_base(request.base, quantization)
 
 
 def _check_lineage(request: ExportRequest, lineage: Lineage, given: str) -> None:
