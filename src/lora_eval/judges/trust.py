@@ -14,7 +14,7 @@ from lora_eval.records import Calibration, JudgeVerdict
 from lora_eval.schema import read_record, write_record
 
 FEWEST = 10  # prompts decided by position or by answer, from which the two are told apart
-_ALARM = 0.01
+_ALARM = 0.05
 
 
 def position_bound(played: Sequence[Game]) -> list[str]:
@@ -23,7 +23,7 @@ def position_bound(played: Sequence[Game]) -> list[str]:
     An item that was judged in both orders is decided by the answer where both name the same one, and by the
     position where both name the one shown first (or both the one shown second: whichever is more frequent). A
     judge is bound where more prompts are decided by the position than by the answer, by a one-sided sign test
-    at 1 % over prompts. One that tosses coins decides twice as many by the answer: noise alone is no bias.
+    at 5 % over prompts. One that tosses coins decides twice as many by the answer: noise alone is no bias.
     """
     return [text for judge in dict.fromkeys(game.judge for game in played) if (text := _bound(judge, played))]
 
