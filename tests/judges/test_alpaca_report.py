@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -79,6 +81,43 @@ def test_length_controlled_is_alpaca_evals_own():
     assert (logging.getLogger().level, logging.getLogger().handlers) == before
     assert sklearn.get_config()["enable_metadata_routing"] is False
     assert "pkg_resources" not in sys.modules or hasattr(sys.modules["pkg_resources"], "__file__")
+
+
+def test_length_controlled_takes_length_out(tmp_path):
+    """A table of our own: the judge likes length alone. The raw rate is far from even, the controlled one
+    is not; with answers of other lengths the same preferences are left as they are.
+    """
+    pytest.importorskip("sklearn")
+    generator = np.random.default_rng(0)
+    table = tmp_path / "df_gamed.csv"
+    difficulty = generator.normal(size=805)
+    with table.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file)
+        names = "index model std_delta_len instruction_difficulty preference not_gamed_baseline"
+        out.writerow(names.split())
+        for model, sign in (("verbose", 1), ("concise", -1)):
+            for index in range(805):
+                longer = sign * abs(generator.normal(1, 0.3))
+                liked = 1 / (1 + np.exp(-2 * np.tanh(longer)))
+                # alpaca_eval's difference is the baseline's length less the model's.
+                out.writerow([index, model, -longer, difficulty[index], liked, False])
+    longer = generator.normal(1.0, 0.5, 805)
+    chance = 1 / (1 + np.exp(-2 * np.tanh(longer / longer.std(ddof=1))))
+    rows = [
+        row(1.0 + float(p), number, output_1="x" * 1000, output_2="x" * round(1000 + 400 * d))
+        for number, (p, d) in enumerate(zip(chance, longer, strict=True))
+    ]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(rows), "utf-8")
+    (score,) = report_preferences(read_preferences([path]), [], table).models.values()
+    assert score.win_rate > 75
+    assert score.length_controlled_winrate == pytest.approx(50, abs=6)
+    assert score.length_adjusted.win_rate == pytest.approx(50, abs=6)
+    for each in rows:
+        each["output_2"] = "x" * (1001 if each["output_2"] < "x" * 1400 else 999)
+    path.write_text(json.dumps(rows), "utf-8")
+    (even,) = report_preferences(read_preferences([path]), [], table).models.values()
+    assert even.length_controlled_winrate > 70
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

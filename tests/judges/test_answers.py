@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lora_eval.errors import InputError
 from lora_eval.judges.answers import common_questions, read_answers
@@ -112,3 +119,27 @@ def test_plans_that_make_no_sense_are_refused(write_rows):
     ):
         with pytest.raises(InputError, match=says):
             make_plan(suite, load_profile(judge, **LOCAL), sets)
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 8))
+def test_other_rows_change_no_call(random, count):
+    """In another order, or with one question less, every other call is the same request under the same key:
+    nothing that was paid for is asked again.
+    """
+
+    def keys(questions):
+        folder = Path(tempfile.mkdtemp())
+        for arm in ("base", "tuned"):
+            rows = [{"instruction": q, "output": f"{arm} says {q}"} for q in questions]
+            (folder / f"{arm}.json").write_text(json.dumps(rows), "utf-8")
+        sets = read_answers({arm: folder / f"{arm}.json" for arm in ("base", "tuned")})
+        shutil.rmtree(folder)
+        plan = make_plan("pairwise", load_profile("openai-text", **LOCAL), sets)
+        return {call.key("u", plan.body(call), 0) for call in plan.calls}
+
+    questions = [f"Question {number}?" for number in range(count)]
+    every = keys(questions)
+    shuffled = random.sample(questions, count)
+    assert keys(shuffled) == every
+    assert len(every - keys(shuffled[1:])) == 2
+    assert keys(shuffled[1:]) < every

@@ -79,6 +79,21 @@ def test_categories_set_the_temperature_and_seeds_are_the_same_in_every_arm(engi
     assert base[0]["choices"] != tuned[0]["choices"]
 
 
+def test_the_seeds_that_are_told_are_those_that_draw(engine, monkeypatch):
+    asked_of, generate = {}, engine.generate
+
+    def seen(arm, requests, *more):
+        asked_of.setdefault(arm, []).extend(request.seed for request in requests)
+        return generate(arm, requests, *more)
+
+    monkeypatch.setattr(engine, "generate", seen)
+    questions = asked(("writing", ("Hi?", "Again?")), ("stem", ("Why?", "How?")))
+    rows = answer(engine, "base", questions)
+    answer(engine, "tuned", questions)
+    assert asked_of["base"] == asked_of["tuned"]
+    assert sorted(asked_of["base"]) == sorted(seed for row in rows for seed in row["seeds"])
+
+
 def test_an_answer_says_how_it_ended(engine):
     (row,) = answer(engine, "base", asked(("math", ("x " * 5000, "more?"))))
     assert row["finish_reasons"] == ["no room", "no room"]
@@ -124,6 +139,21 @@ def test_a_local_judge_gives_the_probabilities_of_its_labels(judge, engine, tmp_
     again = run_locally(made, tmp_path / "out", judge, lambda *said: None)
     assert (again.asked, again.known) == (0, 6)
     assert again.verdicts == outcome.verdicts
+
+
+def test_a_local_judge_of_three_labels_says_the_likeliest(judge, engine, tmp_path):
+    """With ties there is no probability between two: the label itself is the verdict."""
+    made = plan(tmp_path, labels=JudgeLabels(first="A", second="B", tie="C"))
+    outcome = run_locally(made, tmp_path / "out", judge, lambda *said: None)
+    for call, verdict in zip(made.calls, outcome.verdicts, strict=True):
+        ids = torch.tensor([chat_ids(engine.tokenizer, call.messages, "tiny")])
+        with engine.resident.activate("base") as model, torch.inference_mode():
+            logits = model(ids).logits[0, -1]
+        spelt = [engine.tokenizer.encode(label, add_special_tokens=False)[0] for label in "ABC"]
+        said = "ABC"[int(torch.stack([logits[token] for token in spelt]).argmax())]
+        assert verdict.text == said
+        score = {"A": 0.0, "B": 1.0, "C": 0.5}[said]
+        assert verdict.value == (score if call.first == "a" else 1 - score)
 
 
 def test_a_text_without_a_verdict_is_asked_for_once(judge, tmp_path):
