@@ -281,6 +281,11 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     assert (rate["b"], control["a"], control["b"]) == ("adapter", "base", "base#again")
     assert found["controls"]["judge"]["difference"] == pytest.approx(control["rate"] - 0.5)
     assert found["controls"]["judge"]["prompts"] == control["n"] == 12
+    first, second = (
+        [json.loads(line)["choices"] for line in (out / "answers" / name).read_text("utf-8").splitlines()]
+        for name in ("base.jsonl", "base#again.jsonl")
+    )
+    assert sum(a != b for a, b in zip(first, second, strict=True)) == 12  # other seeds, so other answers
     assert any("nobody has measured how often this judge is right" in note for note in found["notes"])
     assert any("the judge is the arm base itself" in note for note in found["notes"])
     assert "judge" in (out / "report.md").read_text("utf-8")
