@@ -34,8 +34,9 @@ class Commit:
 @dataclass
 class Hub:
     """What the server holds. `faults` maps a step (`whoami`, `create`, `preupload`, `batch`, `put`, `commit`,
-    `tree`, `info`) to what happens at its next calls: a status, `cut` (the connection is closed), `lost` (it
-    is done, but the answer never arrives), None (nothing).
+    `tree`, `info`, `part`, `complete`) to what happens at its next calls: a status, `cut` (the connection is
+    closed), `lost` (it is done, but the answer never arrives), `empty` (an answer without what is needed),
+    None (nothing).
     """
 
     role: str = "write"
@@ -45,6 +46,11 @@ class Hub:
     faults: dict[str, list[int | str | None]] = field(default_factory=lambda: defaultdict(list))
     calls: Counter[str] = field(default_factory=Counter)
     between: Any = None  # called once before the next commit: somebody else's push
+    after: Any = None  # called once after it
+    cards: dict[str, Any] = field(default_factory=dict)  # front matter, as the Hub has it
+    ignored: set[str] = field(default_factory=set)  # by a .gitignore of the repository
+    part_size: int | None = None  # bytes: large files come in parts of it
+    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
 
     def head(self, repo: str) -> Commit:
@@ -107,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault == "cut":
                     self.close_connection = True
                     self.connection.close()
+                    return
+                if fault == "empty":
+                    self._send(200, {})
                     return
                 if isinstance(fault, int):
                     self._send(fault, {"error": f"fault {fault}"})
@@ -180,7 +189,17 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             self._missing("RepoNotFound")
             return
-        self._send(200, {"id": repo, "sha": commit.sha, "siblings": [], "tags": [], "private": False})
+        self._send(
+            200,
+            {
+                "id": repo,
+                "sha": commit.sha,
+                "cardData": self.hub.cards.get(repo),
+                "siblings": [],
+                "tags": [],
+                "private": self._key(kind, repo) in self.hub.private,
+            },
+        )
 
     def _tree(self, kind: str, repo: str, revision: str) -> None:
         commit = self._commit_of(self._key(kind, repo), revision)
@@ -212,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "path": each["path"],
                 "uploadMode": "lfs" if _is_large(each["path"]) else "regular",
-                "shouldIgnore": False,
+                "shouldIgnore": each["path"] in self.hub.ignored,
             }
             for each in json.loads(self.body)["files"]
         ]
@@ -223,8 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
         for each in json.loads(self.body)["objects"]:
             answer: dict[str, Any] = {"oid": each["oid"], "size": each["size"]}
             if each["oid"] not in self.hub.stored:
-                href = f"http://{self.headers['Host']}/storage/{each['oid']}"
-                answer["actions"] = {"upload": {"href": href}}
+                here = f"http://{self.headers['Host']}"
+                answer["actions"] = {"upload": {"href": f"{here}/storage/{each['oid']}"}}
+                if self.hub.part_size is not None:
+                    count = -(-each["size"] // self.hub.part_size)
+                    header = {f"{n:05d}": f"{here}/part/{each['oid']}/{n}" for n in range(1, count + 1)}
+                    header["chunk_size"] = str(self.hub.part_size)
+                    upload = {"href": f"{here}/complete/{each['oid']}", "header": header}
+                    answer["actions"] = {"upload": upload}
             objects.append(answer)
         self._send(200, {"transfer": "basic", "objects": objects})
 
@@ -234,6 +259,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.hub.stored[oid] = self.body
         self._send(200)
+
+    def _part(self, oid: str, number: str) -> None:
+        self.hub.parts[(oid, int(number))] = self.body
+        self._send(200, headers={"ETag": f'"{number}"'})
+
+    def _complete(self, oid: str) -> None:
+        own = sorted(key for key in self.hub.parts if key[0] == oid)
+        self.body = b"".join(self.hub.parts[key] for key in own)
+        self._put(oid)
 
     def _commit(self, kind: str, repo: str, revision: str) -> None:
         key = self._key(kind, repo)
@@ -257,6 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines:
             if line["key"] == "deletedFile":
                 commit.files.pop(line["value"]["path"])
+        if self.hub.after is not None:
+            action, self.hub.after = self.hub.after, None
+            action()
         url = f"http://{self.headers['Host']}/{key}/commit/{commit.sha}"
         self._send(200, {"commitUrl": url, "commitOid": commit.sha, "success": True})
 
@@ -304,6 +341,8 @@ _ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (_REPO + r"/commits/(?P<revision>[^/]+)", "commits", ("GET",)),
     (r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch", ("POST",)),
     (r"/storage/(?P<oid>[0-9a-f]{64})", "put", ("PUT",)),
+    (r"/part/(?P<oid>[0-9a-f]{64})/(?P<number>\d+)", "part", ("PUT",)),
+    (r"/complete/(?P<oid>[0-9a-f]{64})", "complete", ("POST",)),
     (
         r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
         "resolve",

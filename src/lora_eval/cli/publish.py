@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--license", "licence", metavar="ID", help="Licence (default: the base's).")
 @click.option("--license-name", help="Name of a licence without identifier (--license other).")
 @click.option("--license-link", help="Where that licence can be read.")
+@click.option("--data-license", metavar="ID", help="Licence of the training data, as the card says it.")
 @click.option("--language", multiple=True, metavar="CODE", help="ISO 639-1 code; repeatable.")
 @click.option(
     "--verification", type=click.Path(path_type=Path), metavar="FILE",
@@ -81,10 +82,9 @@ def command(
       lora-eval publish --check me/my-model
       lora-eval publish --results --comparison runs/mine --repo me/my-model-results
     """
-    if quiet or as_json or check is not None:
-        from lora_eval.publish.hub import quiet as without_bars
+    from lora_eval.publish.hub import quiet as without_bars
 
-        without_bars()
+    without_bars()  # there is one of our own
     if check is not None:
         return _show_check(check, _check(check), as_json=as_json)
     if repo is None or comparison is None or (variant is None and not results):
@@ -109,6 +109,7 @@ def _prepare(
     variant: Path, comparison: Path, repo: str, options: dict[str, Any], *, online: bool
 ) -> Prepared:
     from lora_eval.publish import Options, prepare
+    from lora_eval.publish.hub import Repository
 
     base, at, revision = (options["base_model"] or "").partition("@")
     found = Options(
@@ -119,7 +120,8 @@ def _prepare(
         license=options["licence"],
         license_name=options["license_name"],
         license_link=options["license_link"],
-        base_license=_base_licence(comparison, base or None, repo, online=online),
+        ask_licence=Repository(repo).licence_of_base if online else None,
+        data_license=options["data_license"],
         language=options["language"],
         verification=options["verification"],
         override=options["override_gate"],
@@ -127,22 +129,6 @@ def _prepare(
         benchmarks=dict(_benchmark(text) for text in options["benchmarks"]),
     )
     return prepare(variant, comparison, found)
-
-
-def _base_licence(comparison: Path, base_model: str | None, repo: str, *, online: bool) -> str | None:
-    """The licence in the base's card: in its folder, else (online) on the Hub; None where none is named."""
-    from lora_eval.exporters.carry import licence_of
-    from lora_eval.records import Comparison
-    from lora_eval.schema import read_record
-
-    arms = read_record(comparison, Comparison).arms
-    base = next((arm for arm in arms if arm.kind == "base"), None)
-    found = licence_of(Path(base.path)) if base is not None else None
-    if found is None and online and base_model is not None:
-        from lora_eval.publish.hub import Repository
-
-        found = Repository(repo).licence_of_base(base_model)
-    return found
 
 
 def _benchmark(text: str) -> tuple[str, Benchmark]:

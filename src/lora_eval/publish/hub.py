@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_eval.errors import HubError, InputError
 from lora_eval.publish.content import Content, RemoteFile, differing
+from lora_eval.publish.sending import Progress, Sending, add_operation
 
-_LARGE = 1 << 20  # bytes; smaller files go with the commit
 RepoType = Literal["model", "dataset"]
-Progress = Callable[[str, int, int], None]
 
 
 class Repository:
@@ -71,6 +70,11 @@ class Repository:
             except RepositoryNotFoundError:
                 return None
 
+    def is_private(self) -> bool:
+        """Whether only its owner sees the repository."""
+        with self._told("looking at the repository"):
+            return bool(self._api.repo_info(self.repo_id, repo_type=self.repo_type).private)
+
     def create(self, *, private: bool) -> None:
         """Make the repository; it may be there already."""
         with self._told("creating the repository"):
@@ -100,7 +104,8 @@ class Repository:
             except RepositoryNotFoundError:
                 return None
         found = getattr(card, "license", None)
-        return str(found) if found else None
+        found = found[0] if isinstance(found, list) and len(found) == 1 else found
+        return found if isinstance(found, str) else None
 
     def download(self, folder: Path) -> Path:
         """Download the newest commit into a folder; returns it."""
@@ -130,24 +135,13 @@ class Repository:
             HubError: nothing was published: a transfer failed, or another commit came in between (who made
                 it, and what it says, is told).
         """
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationDelete
 
-        added = [
-            CommitOperationAdd(
-                path, content.source if isinstance(content.source, bytes) else str(content.source)
-            )
-            for path, content in contents.items()
-        ]
-        large = [operation for operation in added if operation.upload_info.size >= _LARGE]
-        total, done = sum(operation.upload_info.size for operation in large), 0
-        for operation in sorted(large, key=lambda each: -each.upload_info.size):
-            with self._told(f"uploading {operation.path_in_repo}"):
-                self._api.preupload_lfs_files(
-                    self.repo_id, additions=[operation], repo_type=self.repo_type, free_memory=False
-                )
-            done += operation.upload_info.size
-            progress(f"uploading {operation.path_in_repo}", done, total)
-        operations = [*added, *(CommitOperationDelete(path) for path in deleted)]
+        added = {path: add_operation(path, content) for path, content in contents.items()}
+        send = Sending(self._api, self.repo_id, self.repo_type, progress)
+        with self._told("uploading"):
+            send.large_first(added, contents)
+        operations = [*added.values(), *(CommitOperationDelete(path) for path in deleted)]
         try:
             with self._told("making the commit"), warnings.catch_warnings():
                 # Rows of samples beside weights are meant.
@@ -167,28 +161,37 @@ class Repository:
         self, contents: Mapping[str, Content], deleted: Sequence[str], parent: str, error: HubError
     ) -> str:
         """The commit whose answer was lost; else an error that says what is there instead."""
-        head = self.head()
-        if head is None or head == parent:
+        newer = self._since(parent)
+        if newer == []:
             raise HubError(f"{error}; nothing was published, the same command tries again") from error
-        tree = self.tree(head)
-        if not differing(contents, tree) and not set(deleted) & tree.keys():
-            return head
+        for commit in newer or ():
+            tree = self.tree(commit.commit_id)
+            if not differing(contents, tree) and not set(deleted) & tree.keys():
+                return str(commit.commit_id)
         raise HubError(
-            f"{self.repo_id} was changed by somebody else: {self._since(parent)}; nothing was published. "
-            "Look at the change, and run the command again to publish on top of it"
+            f"{self.repo_id} was changed by somebody else: {self._changes(newer, parent)}; nothing was "
+            "published. Look at the change, and run the command again to publish on top of it"
         ) from error
 
-    def _since(self, parent: str) -> str:
+    def _since(self, parent: str) -> list[Any] | None:
+        """The commits after the parent, newest first; None where the history no longer holds it."""
         with self._told("listing the commits"):
             commits = list(self._api.list_repo_commits(self.repo_id, repo_type=self.repo_type))
-        newer = []
-        for commit in commits:
-            if commit.commit_id == parent:
-                break
-            newer.append(
-                f"'{commit.title}' by {', '.join(commit.authors) or 'unknown'} ({commit.commit_id[:8]})"
-            )
-        return "; ".join(newer[:5]) or "its history no longer holds the commit that was looked at"
+        known = [commit.commit_id for commit in commits]
+        return commits[: known.index(parent)] if parent in known else None
+
+    def _changes(self, newer: list[Any] | None, parent: str) -> str:
+        """Who committed, with which title, and which files differ by it."""
+        if newer is None:
+            return "its history no longer holds the commit that was looked at"
+        commits = "; ".join(
+            f"'{commit.title}' by {', '.join(commit.authors) or 'unknown'} ({commit.commit_id[:8]})"
+            for commit in newer[:5]
+        )
+        before, after = self.tree(parent), self.tree(newer[0].commit_id)
+        paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        return f"{commits}, which changed {', '.join(paths[:5]) or 'no file'}{more}"
 
     @contextlib.contextmanager
     def _told(self, doing: str) -> Iterator[None]:
@@ -205,8 +208,13 @@ class Repository:
             raise HubError(
                 f"{doing}: no token; log in with `hf auth login`, or set HF_TOKEN, with write access"
             ) from error
-        except (HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError) as error:
-            text = _first_lines(error if error.__cause__ is None else error.__cause__)
+        # KeyError, AssertionError: an answer lacks what huggingface_hub takes for granted.
+        except (
+            HfHubHTTPError, httpx2.HTTPError, RuntimeError, ValueError, OSError, KeyError, AssertionError
+        ) as error:  # fmt: skip
+            text = _first_lines(error)
+            if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it names the file only
+                text = f"{text} {_first_lines(error.__cause__)}"
             token = get_token()
             text = text.replace(token, "***") if token else text
             raise HubError(f"{self.repo_id}: {doing} failed: {text}") from error

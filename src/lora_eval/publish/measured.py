@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,8 @@ RELATIONS: dict[Kind, Relation] = {
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the user says beside the folder and the comparison. `base_license` is the base's, where known;
-    `override` is why a failed gate is published all the same.
+    `ask_licence` finds it by the base's name on the Hub (None: it is not asked); `override` is why a failed
+    gate is published all the same.
     """
 
     repo_id: str
@@ -54,6 +55,7 @@ class Options:
     license_name: str | None = None
     license_link: str | None = None
     base_license: str | None = None
+    ask_licence: Callable[[str], str | None] | None = None
     data_license: str | None = None
     language: tuple[str, ...] = ()
     verification: Path | None = None

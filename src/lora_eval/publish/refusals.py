@@ -18,6 +18,11 @@ from lora_eval.publish.secrets import is_secret_name, secrets_in
 _PICKLES = (
     "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.dill", "*.npy", "*.msgpack",
 )  # fmt: skip
+# What loaders take from the top of a repository without being asked.
+_LOADED = (
+    *_PICKLES, "*.safetensors", "*.gguf", "*.py", "*config.json", "*.index.json", "tokenizer*", "*.model",
+    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
 # First bytes of what only an unpacker can look into.
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c")
 _TEXTS = (
@@ -90,6 +95,11 @@ def check_file(path: Path) -> Iterator[str]:
         yield f"{path}: an archive, in which nobody looks for secrets and pickles; unpack it, or remove it"
     else:
         yield from (f"{path}: {problem}" for problem in secrets_in(path))
+
+
+def is_loaded(path: str) -> bool:
+    """Whether a file of a repository is loaded with its model: weights, settings, tokenizer, code."""
+    return "/" not in path and any(fnmatch.fnmatchcase(path.lower(), pattern) for pattern in _LOADED)
 
 
 def is_text(path: str, size: int) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import CheckFailed, InputError
+from lora_eval.errors import CheckFailed, HubError, InputError
 from lora_eval.publish.content import Content, differing
 from lora_eval.publish.contents import (
     PUBLICATION,
@@ -16,11 +16,13 @@ from lora_eval.publish.contents import (
     text_problems,
     with_publication,
 )
-from lora_eval.publish.hub import Progress, Repository, RepoType, check_repo_id
+from lora_eval.publish.hub import Repository, RepoType, check_repo_id
 from lora_eval.publish.measured import Measured, Options
 from lora_eval.publish.problems import arm_problems, gate_problems, input_problems, verification_problems
 from lora_eval.publish.records import EVALUATION, portable, run_names
+from lora_eval.publish.refusals import is_loaded
 from lora_eval.publish.secrets import secrets_in_rows
+from lora_eval.publish.sending import Progress
 from lora_eval.records import Comparison, LoadedRun, Publication
 from lora_eval.runstore import ROWS, has_run, read_run
 from lora_eval.schema import read_record
@@ -54,6 +56,7 @@ def prepare(folder: Path, comparison: Path, options: Options) -> Prepared:
     """
     check_repo_id(options.repo_id)
     variant = Measured.read(folder, comparison, options)
+    options = replace(options, base_license=options.base_license or _licence_of_base(variant, options))
     failed = [*verification_problems(variant), *gate_problems(variant, options)]
     publication = variant.publication(options)
     names = variant.names(publication)
@@ -88,12 +91,17 @@ def publish(prepared: Prepared, *, private: bool, progress: Progress) -> Publish
         repository.create(private=private)
         head = repository.head()
         if head is None:
-            raise InputError(
-                f"{prepared.repo_id}: was created, but cannot be seen; look at the token's rights"
-            )
+            raise HubError(f"{prepared.repo_id}: was created, but cannot be seen; look at the token's rights")
+    elif private and not repository.is_private():
+        raise InputError(
+            f"--private: {prepared.repo_id} is there already, and everybody can read it; make it private in "
+            "its settings, or leave the option out"
+        )
     tree = repository.tree(head)
     changed = differing(prepared.contents, tree)
-    gone = sorted(_published_before(repository, tree) - prepared.contents.keys())
+    before = _published_before(repository, tree)
+    gone = sorted(before - prepared.contents.keys())
+    _refuse_foreign(prepared, tree.keys() - before - prepared.contents.keys())
     if not changed and not gone:
         return Published(repository.url, head, (), ())
     commit = repository.commit(
@@ -102,11 +110,21 @@ def publish(prepared: Prepared, *, private: bool, progress: Progress) -> Publish
     )  # fmt: skip
     wrong = differing(prepared.contents, repository.tree(commit))
     if wrong:
-        raise InputError(
+        raise HubError(
             f"{prepared.repo_id}: in the commit {commit[:8]} {', '.join(wrong)} differ from what was sent; "
             "run the command again"
         )
     return Published(repository.url, commit, tuple(changed), tuple(gone))
+
+
+def _refuse_foreign(prepared: Prepared, foreign: Iterable[str]) -> None:
+    """Whoever loads the repository would load these too, and the fingerprint would be another."""
+    loaded = sorted(path for path in foreign if is_loaded(path))
+    if loaded and prepared.repo_type == "model":
+        raise InputError(
+            f"{prepared.repo_id} holds files of somebody else that would be loaded with this model: "
+            f"{', '.join(loaded)}; delete them there, or choose another --repo"
+        )
 
 
 def _published_before(repository: Repository, tree: Mapping[str, Any]) -> set[str]:
@@ -118,6 +136,16 @@ def _published_before(repository: Repository, tree: Mapping[str, Any]) -> set[st
     with tempfile.TemporaryDirectory() as place:
         path = repository.file(PUBLICATION, Path(place))
         return set(read_record(path, Publication).files) & tree.keys()
+
+
+def _licence_of_base(variant: Measured, options: Options) -> str | None:
+    """The licence in the base's card: in its folder, else on the Hub where it may be asked."""
+    from lora_eval.exporters.carry import licence_of
+
+    base = next((arm for arm in variant.comparison.arms if arm.kind == "base"), None)
+    found = licence_of(Path(base.path)) if base is not None else None
+    name = variant.base_model(options)
+    return options.ask_licence(name) if found is None and options.ask_licence and name else found
 
 
 def _refuse(problems: Iterable[str], failed: Iterable[CheckFailed]) -> None:
