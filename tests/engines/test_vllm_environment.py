@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.engines.vllm_environment import environment, output_to, thread_binding
+from lora_eval.engines.vllm_environment import environment, output_to, thread_binding, visible_gpus
+from lora_eval.errors import InputError
 
 NAME = "VLLM_CPU_OMP_THREADS_BIND"
 
@@ -27,6 +28,39 @@ def test_every_process_gets_as_many_cpus_of_its_own(cpus: list[int], tensor: int
         parts = [[int(cpu) for cpu in part.split(",")] for part in found[NAME].split("|")]
         assert [len(part) for part in parts] == [len(cpus) // (tensor * pipeline)] * (tensor * pipeline)
         assert [cpu for part in parts for cpu in part] == cpus[: sum(map(len, parts))]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU masks here")
+def test_copies_share_the_cpus_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6, 7})
+    found = []
+    for number in range(2):
+        with environment({"tensor_parallel_size": 2}, (number, 2)):
+            found.append(os.environ[NAME])
+    assert found == ["0,1|2,3", "4,5|6,7"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
+    with environment({}, (1, 2)):
+        assert os.environ[NAME] == "5"
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 4), st.integers(0, 40))
+def test_every_copy_gets_gpus_of_its_own(tensor: int, pipeline: int, copies: int, count: int) -> None:
+    settings = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    gpus = [f"GPU-{number}" for number in range(count)]
+    each = tensor * pipeline
+    assert visible_gpus(settings, gpus, (0, 1)) == {}
+    if count == 0:
+        assert visible_gpus(settings, gpus, (1, copies)) == {}
+    elif count < each * copies:
+        with pytest.raises(InputError, match=f"need {each * copies}, and there are {count}"):
+            visible_gpus(settings, gpus, (0, copies))
+    else:
+        found = [visible_gpus(settings, gpus, (n, copies))["CUDA_VISIBLE_DEVICES"] for n in range(copies)]
+        given = [gpu for text in found for gpu in text.split(",")]
+        assert given == gpus[: each * copies]
+        assert {text.count(",") + 1 for text in found} == {each}
 
 
 def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lora_eval.engines.decoding import end_tokens
 from lora_eval.engines.vllm_process import EngineDied, VllmProcess, version
+from lora_eval.engines.vllm_replicas import VllmReplicas
 from lora_eval.engines.vllm_requests import Ask, Told, generation_arguments, read_generation
 from lora_eval.engines.vllm_startup import GENERATE, SCORE, Learned, Settled, learn, lora_rank, settle
 from lora_eval.errors import InputError
@@ -55,7 +56,8 @@ def open_engine(
     """Return the engine for a model folder (base, merged or GPTQ) and its adapters; `close()` it afterwards.
 
     `options` are engine arguments under vLLM's own names (`tensor_parallel_size`, `pipeline_parallel_size`,
-    `data_parallel_size`, `block_size`, `max_num_seqs`, ...). `identity_control` adds the arm `IDENTITY`.
+    `block_size`, `max_num_seqs`, ...), and `data_parallel_size`: so many copies of the model, each on GPUs of
+    its own, of which the first is probed. `identity_control` adds the arm `IDENTITY`.
 
     Raises:
         InputError: an NF4 base, or an option that is ours to set or unknown to vLLM.
@@ -63,8 +65,10 @@ def open_engine(
         MissingExtraError: vllm is not installed.
     """
     check_arguments(base, quantization, batch_tokens, options)
+    options = dict(options)
+    copies = int(options.pop("data_parallel_size", 1))
     folder = tempfile.TemporaryDirectory(prefix="lora-eval-vllm-")
-    process: VllmProcess | None = None
+    process: VllmProcess | VllmReplicas | None = None
     try:
         progress("opening the base in transformers, for vLLM's probe", 0, 1)
         learned = learn(base, dict(adapters or {}), base_name=base_name, dtype=dtype,
@@ -72,9 +76,12 @@ def open_engine(
         settings = {"max_num_batched_tokens": batch_tokens or _BATCH_TOKENS}
         settings |= _settings(learned, options) | options
         progress("starting vLLM", 0, 1)
-        process = VllmProcess(base, settings, learned.folders)
+        process = first = VllmProcess(base, settings, learned.folders, part=(0, copies))
         progress("probing vLLM", 0, 1)
-        return VllmEngine(process, learned, settle(process, learned), folder)
+        settled = settle(first, learned)
+        if copies > 1:
+            process = VllmReplicas.open(first, base, settings, learned.folders, copies)
+        return VllmEngine(process, learned, settled, folder)
     except BaseException:
         if process is not None:
             process.close()
@@ -100,6 +107,9 @@ def check_arguments(
         )
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch tokens must be at least 1, got {batch_tokens}")
+    copies = options.get("data_parallel_size", 1)
+    if not isinstance(copies, int) or copies < 1:
+        raise InputError(f"data_parallel_size must be a whole number of at least 1, got {copies!r}")
     taken = sorted(_OURS & set(options))
     if taken:
         raise InputError(f"engine options {', '.join(taken)}: set by lora-eval itself; leave them out")
@@ -141,7 +151,7 @@ class VllmEngine:
 
     def __init__(
         self,
-        process: VllmProcess,
+        process: VllmProcess | VllmReplicas,
         learned: Learned,
         settled: Settled,
         folder: tempfile.TemporaryDirectory[str] | None = None,

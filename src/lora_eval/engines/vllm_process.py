@@ -29,19 +29,28 @@ class EngineDied(Exception):
 
 
 class VllmProcess:
-    """One model in vLLM with its adapters. `refused` says why an adapter could not be loaded.
+    """One model in vLLM with its adapters, as copy `part[0]` of `part[1]` on this machine. `refused` says why
+    an adapter could not be loaded.
 
     Raises:
         MissingExtraError: vllm is not installed or cannot be imported.
-        InputError: `settings` holds a name that vLLM does not know.
+        InputError: `settings` holds a name that vLLM does not know, or asks for more GPUs than there are.
         ModelError: vLLM cannot open the model.
     """
 
-    def __init__(self, model: Path, settings: Mapping[str, Any], adapters: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        model: Path,
+        settings: Mapping[str, Any],
+        adapters: Mapping[str, Path],
+        *,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         self.refused: dict[str, str] = {}
         self._model = model
         self._settings = dict(settings)
         self._adapters = dict(adapters)
+        self._part = part
         self._llm: Any = None
         self._numbers = 0
         self._log = Path(tempfile.mkstemp(prefix="lora-eval-vllm-", suffix=".log")[1])
@@ -147,7 +156,7 @@ class VllmProcess:
         return request(f"arm{number}", number, str(self._adapters[adapter]))
 
     def _open(self) -> None:
-        with environment(self._settings), output_to(self._log):
+        with environment(self._settings, self._part), output_to(self._log):
             arguments = engine_arguments(_vllm(), self._settings)
             try:
                 self._llm = _vllm().LLM(model=str(self._model), **arguments)
