@@ -46,6 +46,7 @@ FAULTS = (
     "ignores-choice",
     "half-pair",
     "bad-gzip-once",
+    "silent-on-question-3",
 )
 
 
@@ -188,7 +189,7 @@ class StubJudge:
             message["content"] = f"Fine. Rating: [[{min(10, max(1, round(marks[-1] if marks else 5)))}]]"
         else:
             self._compare(body, marks, prompt, choice)
-        if self.fault == "garbage":
+        if self.fault == "garbage" or (self.fault == "silent-on-question-3" and "Question 3?" in prompt):
             message["content"], choice["logprobs"] = "I like both \ud83d\ude00 [[", None
             message.pop("tool_calls", None)
         if self.fault == "empty":

@@ -374,6 +374,28 @@ def test_no_control_where_none_is_asked_for(run_cli, tiny_llama, tiny_adapter, t
     ]
 
 
+@pytest.mark.parametrize(("allowed", "status"), [(0.02, 3), (0.2, 0)])
+def test_a_gate_counts_prompts_without_a_verdict(
+    run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows, allowed, status
+):
+    from tests.judges.stub import StubJudge
+
+    questions = write_rows([{"instruction": f"Question {i}?"} for i in range(8)])
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(
+        f"schema: 1\nrules: [{{task: pairwise, max_drop: 0.5, max_invalid: {allowed}}}]\n", "utf-8"
+    )
+    with StubJudge(fault="silent-on-question-3") as stub:
+        result = run_cli(
+            "judge", "compare", "--base", tiny_llama, "--adapter", tiny_adapter, "--questions", questions,
+            "--suite", "pairwise", "--max-new-tokens", 4, "--judge", "openai-text", "--judge-model", "stub",
+            "--judge-url", stub.url, "--control", 0, "--gate", gate, "--out", tmp_path / "out", "--json",
+        )  # fmt: skip
+    assert result.status == status, result
+    (task,) = json.loads(result.stdout)["tasks"]
+    assert (task["n"], task["dropped_items"], task["pairs"][0]["missing"]) == (7, 1, 1)
+
+
 def test_a_position_bound_judge_concludes_nothing_by_default(
     run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows
 ):
