@@ -1,10 +1,7 @@
-"""The engine on a real vLLM against transformers. vLLM fits no environment with our other extras, so these
-tests run where it is installed (docs/vllm.md says how) and are skipped elsewhere.
-"""
+"""The engine on a real vLLM against transformers: vLLM is in this Python (see tests/real_vllm.py)."""
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +15,10 @@ from lora_eval.errors import InputError, ModelError
 from lora_eval.models import IDENTITY, Resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
 from tests.models.test_compressed import save_rounded_awq
+from tests.real_vllm import needs_vllm
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vllm is not installed; it needs an environment of its own (docs/vllm.md)",
-    ),
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # vLLM's own, on import and at every start
-]
+# Ignored: vLLM's own warnings, on import and at every start.
+pytestmark = [*needs_vllm(here=True), pytest.mark.filterwarnings("ignore")]
 SMALL = {"kv_cache_memory_bytes": 1 << 28, "max_num_seqs": 16}  # 256 MiB: other work shares the machine
 STOPS = (("e",), ("<|im_end|>",), ("a", "zz"), ("\n",), ())
 ARMS = ("base", "tuned", IDENTITY)

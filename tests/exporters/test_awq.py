@@ -29,9 +29,10 @@ def llm_compressor():
     """A Python with llm-compressor: that of the variable, or the one that an export has kept."""
     python = Path(os.environ.get(PYTHON) or default_folder() / "bin" / "python")
     if not python.is_file():
-        pytest.skip(
-            f"llm-compressor is not installed here: set ${PYTHON}, or run `lora-eval export awq` once"
-        )
+        reason = f"llm-compressor is not installed here: set ${PYTHON}, or run `lora-eval export awq` once"
+        if os.environ.get("CI") == "true":  # tox makes an environment for it
+            pytest.fail(reason)
+        pytest.skip(reason)
     return python
 
 

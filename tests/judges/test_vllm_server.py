@@ -1,17 +1,8 @@
-"""A real vLLM server judges. It fits no environment with our other extras, so this runs where it is installed
-(docs/vllm.md says how) and is skipped elsewhere.
-"""
+"""A real vLLM server judges (see tests/real_vllm.py)."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,50 +11,21 @@ import pytest
 from lora_eval.errors import JudgeError
 from lora_eval.judges.local import run_locally
 from lora_eval.judges.run import run_plan
+from lora_eval.pocket import model_path
+from lora_eval.serve import LocalServer, Serving
+from tests.conftest import save_tiny_adapter
 from tests.judges.judged import plan_of, write_answers
+from tests.real_vllm import needs_vllm
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vllm is not installed; it needs an environment of its own (docs/vllm.md)",
-    ),
-    pytest.mark.slow,
-]
+pytestmark = needs_vllm()
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tiny_llama: Path) -> Iterator[str]:
     """The URL of the tiny model, served."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {"--model": tiny_llama, "--served-model-name": "stub", "--host": "127.0.0.1", "--port": port,
-               "--dtype": "float32", "--max-num-seqs": 16}  # fmt: skip
-    words = [str(word) for option in options.items() for word in option]
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *words],
-            stdout=file, stderr=file, start_new_session=True,
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
-        )  # fmt: skip
-    try:
-        for _ in range(600):
-            if process.poll() is not None or _answers(port):
-                break
-            time.sleep(0.5)
-        assert _answers(port), log.read_text("utf-8", "replace")[-3000:]
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(port: int) -> bool:
-    try:
-        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=2).status == 200)
-    except OSError:
-        return False
+    serving = Serving(tiny_llama, "stub", dtype="float32", more=("--max-num-seqs", "16"))
+    with LocalServer(serving, lambda *said: None) as running:
+        yield running.url
 
 
 @pytest.fixture
@@ -101,3 +63,33 @@ def test_a_model_that_gives_no_verdict_is_counted(server, files, tmp_path):
 def test_a_prompt_that_does_not_fit_is_told(server, files, tmp_path):
     with pytest.raises(JudgeError, match="maximum context length is 1024 tokens"):
         run_plan(plan_of(files, server, "skywork-critic"), tmp_path / "out", max_cost=None)
+
+
+def test_answers_of_the_embedded_model_are_judged_from_end_to_end(server, run_cli, tiny_llama, tmp_path):
+    """Base and adapter answer, the server judges, and the report is that of the same judge in our engine."""
+    save_tiny_adapter(model_path(), tmp_path / "adapter")
+    asked = ("What is three plus four?", "Say hello.", "Name a colour.")
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question_id": n, "category": "writing", "turns": [text]} for n, text in enumerate(asked)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    arms = ("--base", model_path(), "--adapter", f"tuned={tmp_path / 'adapter'}")
+    options = ("--questions", questions, "--max-new-tokens", 12, "--temperature", 0)
+    done = run_cli("judge", "answers", *arms, *options, "--out", tmp_path / "answers", "-q")
+    assert done.status == 0, done.stderr
+    texts = [(tmp_path / "answers" / f"{arm}.jsonl").read_text("utf-8") for arm in ("base", "tuned")]
+    assert texts[0] != texts[1]
+
+    def judged(*judge):
+        answers = [f"--answers={arm}={tmp_path / 'answers' / f'{arm}.jsonl'}" for arm in ("base", "tuned")]
+        suite = ("--suite", "pairwise", "--questions", questions, *answers)
+        # A random model is a bad judge, and `judge run` says so (status 3) where nobody insists.
+        more = ("--judge", "vllm-choice", *judge, "--trust-judge", "--out", tmp_path / judge[1].split(":")[0])
+        done = run_cli("judge", "run", *suite, *more, "--json", "-q")
+        assert done.status == 0, done.stderr
+        return json.loads(done.stdout)
+
+    (served,) = judged("--judge-model", "stub", "--judge-url", server)["pairs"]
+    (here,) = judged("--judge-model", f"local:{tiny_llama}")["pairs"]
+    assert (served["a"], served["b"], served["n"], served["n_invalid"]) == ("base", "tuned", 3, 0)
+    assert served["rate"] == pytest.approx(here["rate"], abs=1e-4)  # rates of probabilities
+    assert abs(served["rate"] - 0.5) > 1e-3

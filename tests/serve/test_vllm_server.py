@@ -1,39 +1,25 @@
-"""A real vLLM, started by us and asked by smoke and by a served arm. It needs an environment of its own: its
-Python is $LORA_EVAL_VLLM_PYTHON, or this one; where neither has vLLM these tests are skipped.
-"""
+"""A real vLLM, started by us and asked by smoke and by a served arm (see tests/real_vllm.py)."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from lora_eval.engines.http import open_served
 from lora_eval.engines.transformers import open_engine
-from lora_eval.errors import InputError, MissingExtraError, ServerError
+from lora_eval.errors import ServerError
 from lora_eval.models import open_resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
 from lora_eval.records import Smoke
 from lora_eval.serve import LocalServer, Serving, find_vllm
 from lora_eval.smoke import Asked, smoke
+from tests.real_vllm import needs_vllm
+from tests.serve.running import serve_command
 
-
-def _missing() -> str:
-    try:
-        find_vllm()
-    except (MissingExtraError, InputError) as error:
-        return str(error)
-    return ""
-
-
-pytestmark = [pytest.mark.skipif(bool(_missing()), reason=_missing()), pytest.mark.slow]
+pytestmark = needs_vllm()
 SMALL = ("--max-num-seqs", "16")
 
 
@@ -100,22 +86,18 @@ def test_an_adapter_in_the_last_slot_is_in_base_answers_of_mixed_batches(
 
 @pytest.mark.parametrize("how", ["kill", "terminate"])
 def test_however_the_command_ends_no_process_of_vllm_is_left(tiny_llama: Path, how: str) -> None:
-    command = subprocess.Popen(
-        [sys.executable, "-m", "lora_eval", "serve", "--model", f"shipped={tiny_llama}", "--port", "0",
-         "--json", "--dtype", "float32", "--", *SMALL],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert command.stdout is not None
-    told: dict[str, Any] = json.loads(command.stdout.readline())
-    assert told["models"] == ["shipped"]
-    started = psutil.Process(command.pid).children(recursive=True)
-    assert len(started) >= 3  # the watchdog, vLLM's server and its engine at least
-    getattr(command, how)()
-    _, said = command.communicate(timeout=60)
-    assert not psutil.wait_procs(started, timeout=60)[1]
-    if how == "terminate":
-        assert command.returncode == 0
-        assert "no process of vLLM is left" in said
+    arguments = ("--model", f"shipped={tiny_llama}", "--dtype", "float32")
+    with serve_command(*arguments, vllm=SMALL) as running:
+        assert running.models == ["shipped"]
+        started = psutil.Process(running.process.pid).children(recursive=True)
+        assert len(started) >= 3  # the watchdog, vLLM's server and its engine at least
+        getattr(running.process, how)()
+        running.process.wait(300)
+        assert not psutil.wait_procs(started, timeout=300)[1]
+        if how == "terminate":
+            assert running.process.returncode == 0
+            running.said.seek(0)
+            assert "no process of vLLM is left" in running.said.read()
 
 
 def test_a_server_that_cannot_start_says_why(tiny_llama: Path) -> None:

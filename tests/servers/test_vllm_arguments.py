@@ -1,27 +1,20 @@
-"""vLLM's own parser and configuration take what is written, without a model being loaded. vLLM needs an
-environment of its own (docs/vllm.md): the Python of $LORA_EVAL_VLLM_PYTHON is asked, or this one.
+"""vLLM's own parser and configuration take what is written, without a model being loaded (see
+tests/real_vllm.py).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
+from lora_eval.serve import find_vllm
+from tests.real_vllm import needs_vllm
 from tests.servers.conftest import words_of
 
-PYTHON = os.environ.get("LORA_EVAL_VLLM_PYTHON")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        PYTHON is None and importlib.util.find_spec("vllm") is None,
-        reason="vllm is not installed; it needs an environment of its own (docs/vllm.md)",
-    ),
-]
+pytestmark = needs_vllm()
 # The engine's configuration is made too: that step, and not the parser, checks lengths and LoRA settings.
 ASK = """
 import json, sys
@@ -58,13 +51,13 @@ def ask(tmp_path_factory):
     def call(commands, cwd):
         environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [PYTHON or sys.executable, "-c", ASK],
+            [find_vllm().python, "-c", ASK],
             input=json.dumps(commands),
             capture_output=True,
             text=True,
             cwd=cwd,
             env=environment,
-            timeout=300,
+            timeout=900,
         )
         lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS")]
         assert lines, done.stderr[-3000:]

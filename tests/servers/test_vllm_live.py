@@ -1,5 +1,5 @@
 """The lint against a real vLLM: what it calls refused is refused, what it lets through is loaded, and what
-vLLM loads and serves wrong is caught. Skipped where there is no vLLM (see tests/serve/test_vllm_server.py).
+vLLM loads and serves wrong is caught (see tests/real_vllm.py).
 """
 
 from __future__ import annotations
@@ -11,22 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_eval.errors import InputError
-from lora_eval.serve import LocalServer, Serving, find_vllm
+from lora_eval.serve import LocalServer, Serving
 from tests.conftest import save_tiny_llama
+from tests.real_vllm import needs_vllm
 from tests.servers.conftest import QKV, ask
 from tests.servers.test_features import KINDS
 
-
-def _missing() -> str:
-    try:
-        find_vllm()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = [pytest.mark.skipif(bool(_missing()), reason=_missing()), pytest.mark.slow]
+pytestmark = needs_vllm()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def load(server: LocalServer, name: str, path: object) -> tuple[int, str]:
         f"{server.url}/load_lora_adapter", body, {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
