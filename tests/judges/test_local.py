@@ -303,6 +303,9 @@ def test_judge_compare_is_the_ordinary_comparison(run_cli, tiny_llama, tiny_adap
     # The same command asks nothing again; the stored comparison is gated and reported like any other.
     again = run_cli(*options)
     assert "0 calls made, 48 known before" in again.stderr
+    assert "Base against its own second answers: " in again.stderr
+    assert "on 12 prompts; both orders agree on" in again.stderr
+    assert "Note: nobody has measured how often this judge is right" in again.stderr
     assert "pairwise" in again.stdout
     gate = tmp_path / "gate.yaml"
     gate.write_text("schema: 1\nrules: [{task: pairwise, max_drop: 0.9}]\n", "utf-8")
@@ -354,6 +357,7 @@ def test_judge_compare_rates_both_turns_as_one_cluster(
         assert task["means"] == {"base": 5.0, "adapter": 5.0}
         assert stub.calls == 36  # the base's second answers too
         assert json.loads(result.stdout)["controls"]["judge"]["prompts"] == 6
+        assert "second answers: +0.00 on 6 prompts\n" in result.stderr
 
 
 def test_no_control_where_none_is_asked_for(run_cli, tiny_llama, tiny_adapter, tmp_path, write_rows):

@@ -207,7 +207,7 @@ def _show(comparison: Comparison, out: Path, judged: Judged, *, as_json: bool, s
     from rich.console import Console
 
     from lora_eval.judges.report import report_verdicts
-    from lora_eval.judges.tables import print_report
+    from lora_eval.judges.tables import control_text, print_report
     from lora_eval.reports.terminal import print_comparison
     from lora_eval.reports.words import headline
     from lora_eval.schema import dump_record
@@ -221,4 +221,8 @@ def _show(comparison: Comparison, out: Path, judged: Judged, *, as_json: bool, s
         print_comparison(comparison, console)
         suite = judged.plan.calls[0].suite
         print_report(report_verdicts(suite, judged.verdicts, str(out / "judged")), console)
+    for control in judged.controls.values():
+        click.echo(control_text(control), err=True)
+    for note in comparison.notes:
+        click.echo(f"Note: {note}", err=True)
     click.echo(f"wrote {out / 'comparison.json'}, {out / 'report.md'} and {out / 'report.html'}", err=True)

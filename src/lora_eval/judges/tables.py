@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lora_eval.judges.mt_bench import CATEGORIES
 from lora_eval.records import (
@@ -86,6 +86,20 @@ def calibration_text(found: Calibration) -> str:
         f"Same verdict when asked again: {_percent(found.repeat_agreement)} % of {found.repeats}",
         verdict,
     ])  # fmt: skip
+
+
+def control_text(found: Mapping[str, Any]) -> str:
+    """Return what the judge made of the base against itself, in a sentence."""
+    pairs = "position_rate" in found
+    scale, unit = (100.0, " points") if pairs else (1.0, "")
+    low, high, difference = found["ci_low"], found["ci_high"], found["difference"]
+    shown = _number(None if difference is None else scale * difference, 2, sign=True)
+    bounds = "" if low is None else f" ({_interval(low, high, 2, sign=True, scale=scale)})"
+    said = f"Base against its own second answers: {shown}{unit}{bounds} on {found['prompts']} prompts"
+    if not pairs:
+        return said
+    agree, first = _percent(found["order_agreement"]), _percent(found["position_rate"])
+    return f"{said}; both orders agree on {agree} %, the answer shown first wins {first} % of decided games"
 
 
 def _alpaca_tables(models: dict[str, AlpacaScore]) -> list[Table]:
