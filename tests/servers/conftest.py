@@ -23,6 +23,8 @@ CASES = {
     "vllm-cpu": ("vllm", 2, {"device": "cpu", "max_model_len": 512}),
     "vllm-two-gpus": ("vllm", 1, {"tensor_parallel": 2, "targets": ("compose", "kubernetes", "command")}),
     "vllm-model": ("vllm", 0, {"port": 9000}),
+    "vllm-two-machines": ("vllm", 1, {"tensor_parallel": 2, "nodes": 2}),
+    "sglang-router": ("sglang", 1, {"replicas": 2, "port": 8000}),
     "sglang": ("sglang", 2, {}),
     "tgi": ("tgi", 2, {"port": 8080}),
     "lorax": ("lorax", 1, {"port": 8080}),

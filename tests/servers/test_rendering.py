@@ -53,7 +53,7 @@ def test_files_are_the_golden_ones(case, rendered, base) -> None:
     assert found == golden
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "vllm-cpu"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("vllm-cpu", "vllm-two-machines")])
 def test_compose_files_keep_the_schema(case, rendered) -> None:
     out, _ = rendered(case)
     schema = json.loads((DATA / "compose-spec.json").read_text("utf-8"))
@@ -61,9 +61,9 @@ def test_compose_files_keep_the_schema(case, rendered) -> None:
 
     Draft7Validator.check_schema(schema)
     assert [error.message for error in Draft7Validator(schema).iter_errors(compose)] == []
-    (service,) = compose["services"].values()
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert all(volume["read_only"] for volume in service["volumes"])
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert all(volume["read_only"] for volume in service.get("volumes", ()))
 
 
 def test_the_compose_schema_refuses_unknown_keys(rendered) -> None:
@@ -86,16 +86,99 @@ def test_manifests_keep_the_schema(case, rendered) -> None:
     out, _ = rendered(case)
     manifests = list(yaml.safe_load_all((out / "kubernetes.yaml").read_text("utf-8")))
 
-    assert [manifest["kind"] for manifest in manifests] == ["PersistentVolumeClaim", "Deployment", "Service"]
-    assert [validate_manifest(manifest) for manifest in manifests] == [[], [], []]
-    claim, workload, service = manifests
-    pod = workload["spec"]["template"]
-    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    assert workload["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
-    (volume,) = [v for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
-    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    mounted = {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
-    assert mounted == {each["name"] for each in pod["spec"]["volumes"]}
+    assert [validate_manifest(manifest) for manifest in manifests] == [[]] * len(manifests)
+    claim, *others = manifests
+    workloads = [manifest for manifest in others if manifest["kind"] == "Deployment"]
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in workloads]
+    assert (claim["kind"], len(workloads)) == (
+        "PersistentVolumeClaim", {"vllm-two-machines": 2, "sglang-router": 3}.get(case, 1),
+    )  # fmt: skip
+    assert [each["spec"]["selector"]["matchLabels"] for each in workloads] == labels
+    for service in (manifest for manifest in others if manifest["kind"] == "Service"):
+        assert service["spec"]["selector"] in labels
+    for pod in (each["spec"]["template"]["spec"] for each in workloads):
+        volumes = pod.get("volumes", ())
+        mounted = {mount["name"] for mount in pod["containers"][0].get("volumeMounts", ())}
+        assert mounted == {each["name"] for each in volumes}
+        claims = {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
+        assert claims <= {claim["metadata"]["name"]}
+
+
+def services_of(manifests) -> dict[str, int]:
+    """Port by name of each service of a cluster."""
+    found = [manifest for manifest in manifests if manifest["kind"] == "Service"]
+    return {each["metadata"]["name"]: each["spec"]["ports"][0]["port"] for each in found}
+
+
+def test_several_machines_join_the_first_one(rendered) -> None:
+    out, record = rendered("vllm-two-machines")
+    assert "compose.yaml" not in record.files
+    manifests = list(yaml.safe_load_all((out / "kubernetes.yaml").read_text("utf-8")))
+    head, nodes = (m["spec"] for m in manifests if m["kind"] == "Deployment")
+    (_, _, script, _) = head["template"]["spec"]["containers"][0]["command"]
+    joined = nodes["template"]["spec"]["containers"][0]["command"]
+    address, _, port = joined[joined.index("--address") + 1].partition(":")
+
+    assert services_of(manifests)[address] == int(port)
+    assert f"ray start --head --port {port} && exec python3 -m vllm" in script
+    assert (head["replicas"], nodes["replicas"]) == (1, 1)
+    assert "livenessProbe" not in nodes["template"]["spec"]["containers"][0]
+    for name in ("serve.sh", "join.sh"):
+        subprocess.run(["sh", "-n", out / name], check=True)
+        assert f"{port}" in (out / name).read_text("utf-8")
+    assert option(words_of(out), "--pipeline-parallel-size") == ["2"]
+    assert record.settings["nodes"] == 2
+
+
+def test_a_router_knows_every_copy(rendered) -> None:
+    out, record = rendered("sglang-router")
+    services = yaml.safe_load((out / "compose.yaml").read_text("utf-8"))["services"]
+    router = services.pop("router")
+    manifests = list(yaml.safe_load_all((out / "kubernetes.yaml").read_text("utf-8")))
+    (inside,) = [
+        m["spec"]["template"]["spec"]["containers"][0]
+        for m in manifests
+        if m["kind"] == "Deployment" and m["metadata"]["name"] == "lora-eval-sglang"
+    ]
+
+    assert option(router["command"], "--worker-urls") == [f"http://{name}:30000" for name in services]
+    devices = [
+        each["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for each in services.values()
+    ]
+    assert devices == [["0"], ["1"]]
+    ports = [each["ports"][0] for each in (router, *services.values())]
+    assert ports == ["127.0.0.1:8000:30000", "127.0.0.1:8001:30000", "127.0.0.1:8002:30000"]
+    known = services_of(manifests)
+    for url in option(inside["args"], "--worker-urls"):
+        name, _, port = url.removeprefix("http://").partition(":")
+        assert known[name] == int(port)
+    assert record.settings["replicas"] == 2
+    assert "--adapter llama:support=adapters/" in (out / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("server", "options", "said"),
+    [
+        ("vllm", {"nodes": 2, "targets": ("compose",)}, "--target compose is for one machine"),
+        ("vllm", {"nodes": 2, "device": "cpu"}, "--nodes: of GPUs"),
+        ("vllm", {"replicas": 2}, "has no option 'replicas'"),
+        ("sglang", {"nodes": 2}, "has no option 'nodes'"),
+    ],
+)
+def test_what_cannot_stand_on_several_machines(server, options, said, base, tmp_path) -> None:
+    from lora_eval.errors import InputError
+
+    with pytest.raises(InputError, match=said):
+        deploy(server, DeployRequest(base, "llama", {}, options), tmp_path / "out")
+
+
+def test_layers_are_shared_out_whole(base) -> None:
+    from tests.servers.conftest import ask, of_rule
+
+    (finding,) = of_rule(ask("vllm", base, nodes=3), "pipeline-parallel")
+    assert (finding.severity, finding.reason) == (
+        "refused", "its 2 layers cannot be shared out to --nodes 3",
+    )  # fmt: skip
 
 
 def test_the_kubernetes_schema_refuses_unknown_keys(rendered) -> None:
@@ -115,7 +198,7 @@ def test_every_packaging_starts_the_same_server(case, rendered) -> None:
     for name in sorted({"compose.yaml", "kubernetes.yaml"} & set(record.files)):
         documents = list(yaml.safe_load_all((out / name).read_text("utf-8")))
         if name == "compose.yaml":
-            (service,) = documents[0]["services"].values()
+            service, *_ = documents[0]["services"].values()
             words = [word.replace("$$", "$") for word in service["command"]]
         else:
             words = documents[1]["spec"]["template"]["spec"]["containers"][0]["args"]

@@ -50,6 +50,14 @@ _SHOWN = ("server", "version", "findings", "files")
     "--tensor-parallel", type=click.IntRange(min=1),
     help="vllm and sglang: GPUs of one machine that share every layer (default: 1).",
 )  # fmt: skip
+@click.option(
+    "--nodes", type=click.IntRange(min=1),
+    help="vllm: machines that share out the layers, on Ray (default: 1).",
+)  # fmt: skip
+@click.option(
+    "--replicas", type=click.IntRange(min=1),
+    help="sglang: whole copies behind its router (default: 1).",
+)  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), help="On this machine (default: the server's own).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and files as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print findings that forbid the deployment, and errors.")
@@ -75,6 +83,8 @@ def command(
       lora-eval deploy vllm --base ./base --adapter tuned=./adapter --out ./serving
       lora-eval deploy vllm --model ./merged --target compose --out ./serving
       lora-eval deploy sglang --base ./base-as-trained --adapter a=./a --adapter b=./b --out ./serving
+      lora-eval deploy vllm --model ./merged --tensor-parallel 8 --nodes 2 --out ./serving
+      lora-eval deploy sglang --model ./merged --replicas 4 --out ./serving
     """
     from lora_eval.deploy import deploy
 

@@ -22,6 +22,7 @@ from lora_eval.servers.base_rules import (
 from lora_eval.servers.features import Answers, feature_findings
 from lora_eval.servers.inputs import Adapter, Model
 from lora_eval.servers.rules import base_findings, name_findings, rank_findings, shape_findings
+from lora_eval.servers.several import several_findings
 from lora_eval.servers.sizes import serving_sizes
 from lora_eval.servers.texts import Packaging, Texts, choose_texts, text_findings
 
@@ -45,6 +46,8 @@ class Plan:
     port: int
     targets: tuple[str, ...]
     gpus: int = 1  # that share every layer (tensor parallelism)
+    nodes: int = 1  # machines that the layers are shared out to (pipeline parallelism)
+    replicas: int = 1  # whole copies behind a router
 
     @property
     def target_modules(self) -> tuple[str, ...]:
@@ -97,6 +100,7 @@ class LoraServer(ABC):
     largest_rank: int | None = None
     reserved: tuple[str, ...] = ()
     reserved_issue: str | None = None
+    asked_as = "{adapter}"  # what requests call an adapter, in `model`
     runs_in_python = False  # started by a Python package too, not by an image alone
 
     def lint(self, request: DeployRequest) -> list[Finding]:
@@ -139,6 +143,8 @@ class LoraServer(ABC):
             port=int(request.options.get("port") or self.inner_port),
             targets=self._targets(request),
             gpus=int(request.options.get("tensor_parallel") or 1),
+            nodes=int(request.options.get("nodes") or 1),
+            replicas=int(request.options.get("replicas") or 1),
         )
 
     # What a subclass says of its own.
@@ -146,6 +152,10 @@ class LoraServer(ABC):
     @abstractmethod
     def launch(self, plan: Plan, place: Place) -> Launch:
         """Return how the server is started where files are as `place` says."""
+
+    def router(self, plan: Plan, workers: Sequence[str], host: str, port: int) -> Launch | None:
+        """Return how a router in front of these workers is started; None where it has none."""
+        return None
 
     def companions(self, plan: Plan) -> dict[str, str]:
         """Return files that the command names, by their path in the deployment's folder."""
@@ -194,7 +204,11 @@ class LoraServer(ABC):
         yield from self.format_findings(request, model)
         yield from dtype_findings(model, self.dtype(request, model, adapters), served, self.title)
         yield from context_findings(model, request.options.get("max_model_len"))
-        yield from parallel_findings(model, int(request.options.get("tensor_parallel") or 1))
+        several = {
+            key: int(request.options.get(key) or 1) for key in ("tensor_parallel", "nodes", "replicas")
+        }
+        yield from parallel_findings(model, several["tensor_parallel"])
+        yield from several_findings(model, several["nodes"], several["replicas"])
 
     def _targets(self, request: DeployRequest) -> tuple[str, ...]:
         asked = tuple(request.options.get("targets") or ())
@@ -205,6 +219,10 @@ class LoraServer(ABC):
                     "that build was never tried here"
                 )
             return ("command",)
+        if int(request.options.get("nodes") or 1) > 1:
+            if "compose" in asked:
+                raise InputError("--target compose is for one machine; --nodes needs command or kubernetes")
+            return asked or tuple(target for target in TARGETS if target != "compose")
         return asked or TARGETS
 
 

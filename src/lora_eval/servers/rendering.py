@@ -15,6 +15,7 @@ from lora_eval.resources import resource_folder
 from lora_eval.schema import write_text
 from lora_eval.servers.base import LoraServer, Place, Plan
 from lora_eval.servers.layout import Mount, adapter_folder, copy_adapter, mount_of
+from lora_eval.servers.several import Worker, make_ray, make_workers
 from lora_eval.servers.sizes import kv_shares
 from lora_eval.servers.texts import read_stops
 
@@ -42,13 +43,15 @@ def render(server: LoraServer, plan: Plan, out: Path, findings: Sequence[Finding
         "compose.yaml": "compose" in plan.targets,
         "kubernetes.yaml": "kubernetes" in plan.targets,
         "serve.sh": "command" in plan.targets,
+        "join.sh": "command" in plan.targets and plan.nodes > 1,
+        "router.sh": "command" in plan.targets and plan.replicas > 1,
         "README.md": True,
     }
     environment = _environment()
     for name in (name for name, wanted in chosen.items() if wanted):
         files += _write(out, name, environment.get_template(f"{name}.jinja").render(values))
-    if "command" in plan.targets:
-        (out / "serve.sh").chmod(0o755)
+    for script in out.glob("*.sh"):
+        script.chmod(0o755)
     return Deployment(
         server=server.name,
         version=server.version,
@@ -67,9 +70,9 @@ def memory_table(plan: Plan) -> list[dict[str, Any]]:
     """
     sizes, rows = plan.sizes, []
     for gibibytes in _GPUS:
-        free = gibibytes * _GIB * _SHARE - sizes.weight_bytes / plan.gpus
+        free = gibibytes * _GIB * _SHARE - sizes.weight_bytes / (plan.gpus * plan.nodes)
         slots = (sizes.adapter_slot_bytes or 0) * (plan.slots if plan.adapters else 0)
-        each = (sizes.kv_bytes_per_token or 0) / kv_shares(plan.model, plan.gpus)
+        each = (sizes.kv_bytes_per_token or 0) / (kv_shares(plan.model, plan.gpus) * plan.nodes)
         tokens = int((free - slots) // each) if each else None
         room = free - plan.length * each
         fit = int(room // sizes.adapter_slot_bytes) if each and sizes.adapter_slot_bytes else None
@@ -79,10 +82,14 @@ def memory_table(plan: Plan) -> list[dict[str, Any]]:
 
 def _values(server: LoraServer, plan: Plan, mount: Mount, findings: Sequence[Finding]) -> dict[str, Any]:
     inside = Place(f"{_INSIDE}{mount.inside}", _FILES, "0.0.0.0", server.inner_port)
-    own = Place(str(plan.model.folder), ".", "127.0.0.1", plan.port)
+    workers = make_workers(server.name, plan.replicas, plan.gpus, plan.port)
+    own = Place(str(plan.model.folder), ".", "127.0.0.1", workers[0].port)
     container = server.launch(plan, inside)
     command = server.launch(plan, own) if server.runs_in_python else container
     return {
+        "workers": workers,
+        "ray": make_ray(server.name, container.program),
+        **_routers(server, plan, workers),
         "server": server,
         "plan": plan,
         "version": own_version(),
@@ -94,7 +101,7 @@ def _values(server: LoraServer, plan: Plan, mount: Mount, findings: Sequence[Fin
         "lines": _lines(command.arguments),
         "adapters": [(adapter, adapter_folder(adapter)) for adapter in plan.adapters],
         "findings": findings,
-        "smoke": _smoke(plan),
+        "smoke": _smoke(server, plan),
         "sizes": plan.sizes,
         "memory": memory_table(plan),
         "storage": -(-plan.sizes.weight_bytes * 5 // (4 * _GIB)) + 1,
@@ -102,10 +109,28 @@ def _values(server: LoraServer, plan: Plan, mount: Mount, findings: Sequence[Fin
     }
 
 
-def _smoke(plan: Plan) -> str:
+def _routers(server: LoraServer, plan: Plan, workers: Sequence[Worker]) -> dict[str, Any]:
+    """The router's commands: in a cluster, in compose, and (its workers are given to it) on a machine."""
+    if plan.replicas == 1:
+        return {}
+    port, inner = plan.port, server.inner_port
+    alone = server.router(plan, (), "127.0.0.1", port)
+    return {
+        "router": server.router(plan, [f"http://{one.name}:{inner}" for one in workers], "0.0.0.0", inner),
+        "compose_router": server.router(
+            plan, [f"http://{one.service}:{inner}" for one in workers], "0.0.0.0", inner
+        ),
+        "router_lines": _lines(alone.arguments) if alone else [],
+    }
+
+
+def _smoke(server: LoraServer, plan: Plan) -> str:
     """Return what `lora-eval smoke` is told of the arms, in the deployment's folder."""
     model = shlex.quote(f"{plan.model.name}={plan.model.folder}")
-    adapters = [shlex.quote(f"{one.name}={adapter_folder(one)}") for one in plan.adapters]
+    names = [server.asked_as.format(base=plan.model.name, adapter=one.name) for one in plan.adapters]
+    adapters = [
+        shlex.quote(f"{name}={adapter_folder(one)}") for name, one in zip(names, plan.adapters, strict=True)
+    ]
     words = [f"--adapter {adapter}" for adapter in adapters]
     return " ".join([f"--base {model}" if adapters else f"--model {model}", *words])
 
@@ -146,6 +171,8 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "max_lora_rank": plan.rank or None,
         "max_loras": plan.slots if plan.adapters else None,
         "tensor_parallel": plan.gpus,
+        "nodes": plan.nodes,
+        "replicas": plan.replicas,
         "target_modules": list(plan.target_modules),
         "stop_token_ids": list(plan.texts.stops),
         "port": plan.port,

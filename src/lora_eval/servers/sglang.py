@@ -64,7 +64,8 @@ class SglangServer(LoraServer):
     answers = ANSWERS
     packaging = Packaging("SGLang", has_stop_option=False)
     dtypes = ("bfloat16", "float16", "float32")
-    options = (*LoraServer.options, "tensor_parallel")
+    options = (*LoraServer.options, "tensor_parallel", "replicas")
+    asked_as = "{base}:{adapter}"
     runs_in_python = True
 
     def slots(self, request: DeployRequest, adapters: Sequence[Adapter]) -> int:
@@ -104,6 +105,13 @@ class SglangServer(LoraServer):
                 lora_paths=[f"{one.name}={place.files}/{adapter_folder(one)}" for one in plan.adapters],
             )
         return Launch(("python3", "-m", "sglang.launch_server"), arguments, {"HF_HUB_OFFLINE": "1"})
+
+    def router(self, plan: Plan, workers: Sequence[str], host: str, port: int) -> Launch:
+        """`python3 -m sglang_router.launch_router` (sglang-router 0.3.2). By default it sends a prompt to the
+        copy that has its beginning in its cache, and to another one where that has too much to do.
+        """
+        arguments = flags(host=host, port=port, policy="cache_aware", worker_urls=list(workers) or None)
+        return Launch(("python3", "-m", "sglang_router.launch_router"), arguments)
 
     def companions(self, plan: Plan) -> dict[str, str]:
         """The adapters' template."""

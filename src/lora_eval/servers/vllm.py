@@ -59,7 +59,7 @@ class VllmServer(LoraServer):
     inner_port = 8000
     answers = ANSWERS
     packaging = Packaging("vLLM", has_stop_option=True)
-    options = (*LoraServer.options, "device", "tensor_parallel")
+    options = (*LoraServer.options, "device", "tensor_parallel", "nodes")
     dtypes = ("bfloat16", "float16", "float32")
     largest_rank = RANKS[-1]
     runs_in_python = True
@@ -69,8 +69,9 @@ class VllmServer(LoraServer):
         asked = str(request.options.get("device") or "gpu")
         if asked not in ("gpu", "cpu"):
             raise InputError(f"--device {asked}: expected gpu or cpu")
-        if asked == "cpu" and int(request.options.get("tensor_parallel") or 1) > 1:
-            raise InputError("--tensor-parallel: of GPUs; leave it out with --device cpu")
+        for key in ("tensor_parallel", "nodes"):
+            if asked == "cpu" and int(request.options.get(key) or 1) > 1:
+                raise InputError(f"--{key.replace('_', '-')}: of GPUs; leave it out with --device cpu")
         return asked
 
     def served_dtypes(self, device: str, adapters: Sequence[Adapter]) -> tuple[str, ...]:
@@ -125,6 +126,8 @@ class VllmServer(LoraServer):
             max_model_len=plan.length,
             gpu_memory_utilization=0.9 if plan.device == "gpu" else None,
             tensor_parallel_size=plan.gpus if plan.gpus > 1 else None,
+            pipeline_parallel_size=plan.nodes if plan.nodes > 1 else None,
+            distributed_executor_backend="ray" if plan.nodes > 1 else None,
             chat_template=f"{place.files}/chat_template.jinja" if texts.changed else None,
             generation_config=f"{place.files}/generation" if texts.added else None,
         )
