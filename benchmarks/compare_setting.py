@@ -13,6 +13,7 @@ from pathlib import Path
 SHAPES = {  # hidden, layers, heads, kv heads, intermediate, vocabulary
     "25M": (384, 12, 6, 2, 1024, 16384),
     "135M": (576, 30, 9, 3, 1536, 49152),  # the shape of SmolLM2-135M
+    "0.5B": (896, 24, 14, 2, 4864, 151936),  # the shape of Qwen2.5-0.5B: for memory, with few items
 }
 SUBJECTS = ("anatomy", "marketing", "global_facts", "management")
 ITEMS = {"choices_0": 100, "fixed_25": 30, "drawn_25": 30, "letters_5": 80, "answers_5": 32, "documents": 40}

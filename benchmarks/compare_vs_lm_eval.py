@@ -8,7 +8,8 @@ and gsm8k/{test,train_sample}.jsonl.gz. Every cell runs in a process of its own 
 is its CPU time (another program on the machine changes it little), from the first task to the last figure,
 with models and libraries loaded before, the start-up probe and the controls left out. `bound` is the time
 that the distinct tokens alone would take at the rate of a large torch matrix product, measured in the same
-run. Figures of both sides must be equal.
+run. Figures of both sides must be equal. Working memory is the peak less what libraries and the loaded
+model take.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RANK = 16
 COLUMNS = (
     "work", "lm-eval CPU s", "ours CPU s", "ratio", "wall ratio", "times the bound",
     "tokens asked / computed", "computed / distinct", "outside the engine", "peak GiB lm-eval / ours",
-    "figures",
+    "of it working memory", "figures",
 )  # fmt: skip
 
 
@@ -45,11 +46,12 @@ def peer(arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    figures, cpu, wall = {}, 0.0, 0.0
+    figures, cpu, wall, loaded = {}, 0.0, 0.0, 0.0
     for name, path in arms.items():
         options = {"pretrained": arms["base"], "peft": path} if name == "adapter" else {"pretrained": path}
         model = HFLM(**options, dtype="float32", batch_size=batch, device="cpu")
         manager = TaskManager(include_path=str(tasks), include_defaults=False)
+        loaded = loaded or resident_gib()
         started, clock = time.process_time(), time.perf_counter()
         found = lm_eval.simple_evaluate(
             model=model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True
@@ -58,7 +60,7 @@ def peer(arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
         wall += time.perf_counter() - clock
         figures[name] = results(found["results"])
         del model
-    return {"cpu": cpu, "wall": wall, "figures": figures}
+    return {"cpu": cpu, "wall": wall, "figures": figures, "loaded": loaded}
 
 
 def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> dict:
@@ -78,6 +80,7 @@ def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> di
         engine = StoredEngine(engine, ResultStore(store), {"base": {"arm": "base"}})
         suite.run(engine, "base", lambda *_: None)
     figures, work, cpu, wall = {}, {}, 0.0, 0.0
+    loaded = resident_gib()
     for name in arms:
         if name not in resident.arms:
             engine = open_engine(open_folder(Path(arms[name]), name=name, dtype="float32"))
@@ -88,7 +91,7 @@ def ours(arms: dict[str, str], task: str, tasks: Path, store: Path | None) -> di
         wall += time.perf_counter() - clock
         figures[name] = {f"{r.task}/{r.metric}": r.value for r in result.results}
         work[name] = {key: engine.work[key] - before[key] for key in engine.work}
-    return {"cpu": cpu, "wall": wall, "figures": figures, "work": work,
+    return {"cpu": cpu, "wall": wall, "figures": figures, "work": work, "loaded": loaded,
             "flops": sum(flops(engine, name in adapters) for name in arms)}  # fmt: skip
 
 
@@ -113,6 +116,13 @@ def flops(engine, adapted: bool) -> float:
         + 4 * heads * config.num_hidden_layers * pairs
         + 2 * width * config.vocab_size * scored
     )
+
+
+def resident_gib() -> float:
+    """Memory of this process now: libraries and the loaded model, before the first request."""
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**30
 
 
 def results(found: dict) -> dict[str, float]:
@@ -236,13 +246,16 @@ def table(arguments: argparse.Namespace, arms: dict[str, str], tasks: Path) -> N
         row += f"{1 - work['seconds'] / mine['wall']:.0%}"
         if arguments.no_peer:
             print(
-                f"| {cell} | - | {mine['cpu']:.1f} | - | - | {row} | - / {mine['peak']:.2f} | - |", flush=True
+                f"| {cell} | - | {mine['cpu']:.1f} | - | - | {row} | - / {mine['peak']:.2f} | "
+                f"- / {mine['peak'] - mine['loaded']:.2f} | - |",
+                flush=True,
             )
             continue
         theirs = run("peer", arms, cell, tasks, arguments)
         same = "equal" if equal(theirs["figures"], mine["figures"]) else "DIFFERENT"
         print(f"| {cell} | {theirs['cpu']:.1f} | {mine['cpu']:.1f} | **{theirs['cpu'] / mine['cpu']:.1f}** | "
               f"{theirs['wall'] / mine['wall']:.1f} | {row} | {theirs['peak']:.2f} / {mine['peak']:.2f} | "
+              f"{theirs['peak'] - theirs['loaded']:.2f} / {mine['peak'] - mine['loaded']:.2f} | "
               f"{same} |", flush=True)  # fmt: skip
 
 
