@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_eval.exporters.pieces import in_background, one_by_one, open_workers, row_ranges, scratch
+from lora_eval.exporters.pieces import one_by_one, open_workers, row_ranges, scratch
 
 
 @given(st.integers(0, 5000), st.integers(1, 300_000), st.sampled_from([1, 2, 4, 32, 64]))
@@ -71,19 +71,3 @@ def test_scratch_memory_is_kept_and_grows():
     assert scratch("test", (2, 8)).data_ptr() == first.data_ptr()
     assert scratch("test", (64, 8)).shape == (64, 8)
     assert scratch("other", (3,), torch.uint8).dtype == torch.uint8
-
-
-def test_pieces_are_written_in_order_and_a_full_disk_is_heard():
-    import torch
-
-    seen = []
-    with in_background(lambda name, piece: seen.append((name, len(piece)))) as append:
-        for number in range(500):
-            append(str(number), torch.zeros(number + 1))
-    assert seen == [(str(number), number + 1) for number in range(500)]
-
-    def full(name, piece):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"), in_background(full) as append:
-        append("a", torch.zeros(4))

@@ -1,9 +1,10 @@
-"""Write the merged shards: one tensor after another, in pieces, while other threads compute ahead."""
+"""Write the merged shards: one tensor after another, in pieces that several threads compute and write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from lora_eval.exporters.changes import Change, Start, check_finite
 from lora_eval.exporters.drift import DRIFTING, drifted
 from lora_eval.exporters.file_work import FileWork
 from lora_eval.exporters.lora import Adapter, Edit
-from lora_eval.exporters.pieces import Workers, in_background, open_workers, row_ranges
+from lora_eval.exporters.pieces import Workers, open_workers, row_ranges
 from lora_eval.exporters.plan import Output, Plan
 from lora_eval.exporters.round_trip import RoundTrip
-from lora_eval.exporters.weights import INDEX, dtype_code, open_writer, read_metadata, write_index
+from lora_eval.exporters.weights import INDEX, Writer, dtype_code, open_writer, read_metadata, write_index
 from lora_eval.models.locate import read_config
 from lora_eval.protocols import Progress
 from lora_eval.records.export import TensorAudit
@@ -77,12 +78,9 @@ class Assembler:
                     o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
                 }
                 metadata = read_metadata(self._base.folder / shard)
-                with (
-                    open_writer(self._out / shard, codes, metadata) as writer,
-                    in_background(writer.append) as append,
-                ):
+                with open_writer(self._out / shard, codes, metadata) as writer:
                     for output in outputs:
-                        self._write(output, append, workers)
+                        self._write(output, writer, workers)
                 files.written(self._out / shard)
                 weight_map |= dict.fromkeys(codes, shard)
                 size += sum(info.n_bytes(code) for info, code in codes.values())
@@ -91,82 +89,79 @@ class Assembler:
             write_index(self._out, weight_map, size, kept)
         return self._done
 
-    def _write(self, output: Output, append: Callable[[str, Any], None], workers: Workers) -> None:
+    def _write(self, output: Output, writer: Writer, workers: Workers) -> None:
         stored = self._base.tensor(output.stored)
         if not output.info.is_floating or not stored.dim():
-            append(output.name, stored.to(self._dtype) if output.info.is_floating else stored)
+            writer.write(output.name, stored.to(self._dtype) if output.info.is_floating else stored)
             self._done.untouched += 1
         elif output.edit.whole and output.edit == Edit(whole=output.edit.whole):
-            self._write_whole(output, stored, append, workers)
+            self._write_whole(output, stored, writer, workers)
         elif output.edit != Edit() or (self._trip and output.layer and output.layer.quantized):
-            self._write_changed(output, stored, append, workers)
+            self._write_changed(output, stored, writer, workers)
         else:
-            self._write_plain(output, stored, append, workers)
+            self._write_plain(output, stored, writer, workers)
         self._written += 1
         self._progress("merging", self._written, self._total)
 
-    def _write_plain(
-        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
-    ) -> None:
+    def _write_plain(self, output: Output, stored: Any, writer: Writer, workers: Workers) -> None:
         """Copy a tensor, in the output dtype."""
         self._done.untouched += 1
         steps = [dtype for dtype in (self._loaded, self._dtype) if dtype is not None]
+        width = _width(stored)
 
-        def work(first: int, end: int) -> Any:
+        def work(first: int, end: int) -> None:
             piece = stored[first:end]
             for dtype in steps:
                 piece = piece.to(dtype)
             if piece.dtype != stored.dtype:
                 check_finite(output.name, piece)
-            return piece
+            writer.write(output.name, piece, first * width)
 
-        for piece in workers.ordered(work, _ranges(stored)):
-            append(output.name, piece)
+        workers.all(work, row_ranges(len(stored), width))
 
-    def _write_whole(
-        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
-    ) -> None:
+    def _write_whole(self, output: Output, stored: Any, writer: Writer, workers: Workers) -> None:
         """Write a weight that the adapter holds whole; rows that the base lacks were added in training."""
         new = self._need().tensor(str(output.edit.whole))
         used = self._whole or stored.dtype
-        common = min(len(stored), len(new))
+        common, width = min(len(stored), len(new)), _width(new)
 
-        def work(first: int, end: int) -> tuple[Any, Sums]:
+        def work(first: int, end: int) -> Sums:
             value = new[first:end].to(used)
             merged = value.to(self._dtype)
             check_finite(output.name, merged)
+            writer.write(output.name, merged, first * width)
             rows = max(min(end, common) - first, 0)
             base = stored[first : first + rows].float()
-            return merged, piece_sums(base=base, summed=value[:rows].float(), merged=merged[:rows])
+            return piece_sums(base=base, summed=value[:rows].float(), merged=merged[:rows])
 
-        self._collect(output, workers.ordered(work, _ranges(new)), append, transposed=False)
+        self._keep_audit(output, workers.ordered(work, row_ranges(len(new), width)))
 
-    def _write_changed(
-        self, output: Output, stored: Any, append: Callable[[str, Any], None], workers: Workers
-    ) -> None:
+    def _write_changed(self, output: Output, stored: Any, writer: Writer, workers: Workers) -> None:
         """Write a weight that was quantized, or that the adapter adds to, or both."""
         start = self._start(output, stored, workers)
         ranges = row_ranges(len(start.stored), _width(start.stored), start.step)
+        place = _Place(output, writer, start.stored.shape, self._dtype)
         if output.edit == Edit():
             self._done.untouched += 1
 
-            def copied(first: int, end: int) -> Any:
-                piece = start.rows(first, end)[0].to(self._dtype, copy=True)
+            def copied(first: int, end: int) -> None:
+                piece = start.rows(first, end)[0].to(self._dtype)
                 check_finite(output.name, piece)
-                return piece
+                place.put(piece, first)
 
-            self._pieces(output, workers.ordered(copied, ranges), append, _transposed(output))
-            return
-        change = Change(self._need(), output.edit, start)
+            workers.all(copied, ranges)
+        else:
+            change = Change(self._need(), output.edit, start)
 
-        def changed(first: int, end: int) -> tuple[Any, Sums]:
-            merged, sums = change.apply(start, first, end, self._dtype)
-            if not sums.finite:
-                check_finite(output.name, merged)
-            return merged, sums
+            def changed(first: int, end: int) -> Sums:
+                merged, sums = change.apply(start, first, end, self._dtype)
+                if not sums.finite:
+                    check_finite(output.name, merged)
+                place.put(merged, first)
+                return sums
 
-        quantized = start.quantized is not None
-        self._collect(output, workers.ordered(changed, ranges), append, _transposed(output), quantized)
+            self._keep_audit(output, workers.ordered(changed, ranges), start.quantized is not None)
+        place.close()
 
     def _start(self, output: Output, stored: Any, workers: Workers) -> Start:
         """Return the weight before the adapter, as training used it."""
@@ -196,20 +191,11 @@ class Assembler:
             return Start(weight, self._trip.prepare(weight, workers.ordered))
         return Start(stored, dtype=self._loaded, transposed=_transposed(output))
 
-    def _collect(
-        self, output: Output, found: Any, append: Callable[[str, Any], None], transposed: bool,
-        quantized: bool = False,
-    ) -> None:  # fmt: skip
-        """Write the pieces and keep the audit of what they say."""
+    def _keep_audit(self, output: Output, found: Iterable[Sums], quantized: bool = False) -> None:
+        """Keep the audit of what the pieces say, which are written when all were asked for."""
         total = Sums()
-
-        def pieces() -> Any:
-            for merged, sums in found:
-                nonlocal total
-                total += sums
-                yield merged
-
-        self._pieces(output, pieces(), append, transposed)
+        for sums in found:
+            total += sums
         edit = output.edit
         how = "dora" if edit.lora and edit.lora.magnitude else "lora" if edit.lora or edit.bias else "tokens"
         self._done.rows.append(
@@ -224,31 +210,38 @@ class Assembler:
             )
         )
 
-    def _pieces(
-        self, output: Output, pieces: Any, append: Callable[[str, Any], None], transposed: bool
-    ) -> None:
-        """Write pieces, of (out, in) where the file holds (in, out) if `transposed`."""
-        if not transposed:
-            for piece in pieces:
-                append(output.name, piece)
-            return
-        import torch
-
-        append(output.name, torch.cat(list(pieces)).T.contiguous())
-
     def _need(self) -> Adapter:
         if self._adapter is None:
             raise ValueError("an edit without an adapter")
         return self._adapter
 
 
+class _Place:
+    """Where the pieces of one tensor go: into the file, or, where that holds (in, out), first together."""
+
+    def __init__(self, output: Output, writer: Writer, shape: tuple[int, ...], dtype: Any) -> None:
+        import torch
+
+        self._name, self._writer = output.name, writer
+        self._width = prod(shape[1:])
+        self._whole = torch.empty(shape, dtype=dtype) if _transposed(output) else None
+
+    def put(self, piece: Any, first: int) -> None:
+        """Take rows from `first` on; they may lie in scratch memory."""
+        if self._whole is None:
+            self._writer.write(self._name, piece, first * self._width)
+        else:
+            self._whole[first : first + len(piece)] = piece
+
+    def close(self) -> None:
+        """Write what was put together."""
+        if self._whole is not None:
+            self._writer.write(self._name, self._whole.T.contiguous())
+
+
 def _transposed(output: Output) -> bool:
     """Whether the file holds this weight as (in, out)."""
     return output.layer is not None and output.layer.transposed
-
-
-def _ranges(tensor: Any) -> list[tuple[int, int]]:
-    return row_ranges(len(tensor), _width(tensor))
 
 
 def _width(tensor: Any) -> int:

@@ -73,7 +73,7 @@ class Change:
         return torch.mm(self._b[first:end], self._a, out=found).mul_(lora.scaling)
 
     def apply(self, start: Start, first: int, end: int, dtype: Any) -> tuple[Any, Sums]:
-        """Return the merged rows in the output dtype, and what happened to them."""
+        """Return the merged rows in the output dtype (in scratch memory), and what happened to them."""
         import torch
 
         piece, original = start.rows(first, end)
@@ -91,7 +91,9 @@ class Change:
             for row in inside:
                 # As PEFT sets them in: rounded to the embedding's dtype.
                 summed[row - first] = self._rows[row].to(piece.dtype).float()
-        merged = summed.to(dtype, copy=True)  # the only rounding
+        merged = summed
+        if dtype != summed.dtype:  # the only rounding
+            merged = scratch(f"merged {dtype}", tuple(summed.shape), dtype).copy_(summed)
         sums = piece_sums(
             base=base,
             summed=summed,

@@ -1,4 +1,4 @@
-"""A tensor in pieces of whole rows, worked on by several threads and written in their order.
+"""A tensor in pieces of whole rows, worked on by several threads.
 
 A piece of 2^18 elements stays in a core's cache through all operations on it; one by one over a whole matrix
 they would each read it from memory again. Memory is bounded by a few pieces, however large the tensor.
@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 
 _ELEMENTS = 1 << 18
 _TILE = 16
-_QUEUED = 1 << 28  # bytes
-_AHEAD = 4  # pieces for each thread that may wait for the writer
+_AHEAD = 4  # pieces for each thread that may wait for their turn
 
 T = TypeVar("T")
 InOrder = Callable[[Callable[[int, int], Any], list[tuple[int, int]]], Iterable[Any]]
@@ -84,37 +83,10 @@ class Workers:
         while waiting:
             yield waiting.popleft().result()
 
-
-@contextmanager
-def in_background(write: Callable[[str, Any], None]) -> Iterator[Callable[[str, Any], None]]:
-    """Yield a function that hands a piece to one thread, which writes all in order while others compute.
-
-    At most 256 MB wait; a fault of the writer is raised at a later piece, or at the end.
-    """
-    waiting: deque[tuple[int, Future[None]]] = deque()
-    held = 0
-
-    def append(name: str, piece: Any) -> None:
-        nonlocal held
-        size = piece.numel() * piece.element_size()
-        waiting.append((size, pool.submit(write, name, piece)))
-        held += size
-        while held > _QUEUED and len(waiting) > 1:
-            finished()
-
-    def finished() -> None:
-        nonlocal held
-        size, future = waiting.popleft()
-        held -= size
-        future.result()
-
-    with ThreadPoolExecutor(1, "write") as pool:
-        try:
-            yield append
-            while waiting:
-                finished()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def all(self, work: Callable[[int, int], Any], ranges: list[tuple[int, int]]) -> None:
+        """Do `work(first, end)` of each range; returns when all are done."""
+        for _ in self.ordered(work, ranges):
+            pass
 
 
 @contextmanager

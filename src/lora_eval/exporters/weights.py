@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lora_eval.errors import ModelError
 
@@ -85,40 +87,35 @@ def dtype_code(name: str) -> str:
 
 
 class Writer:
-    """Writes tensors in the order announced, whole or in pieces; `close` refuses an incomplete file."""
+    """Writes tensors whole or in pieces, in any order and from several threads; `close` refuses gaps."""
 
-    def __init__(self, file: IO[bytes], expected: Mapping[str, tuple[TensorInfo, str]]) -> None:
-        self._file = file
-        self._expected = list(expected)
-        self._codes = {name: (info.shape, code) for name, (info, code) in expected.items()}
-        self._written = 0  # elements of the tensor that comes next
+    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, int, str]]) -> None:
+        self._descriptor = descriptor
+        self._places = places  # of each tensor: byte in the file, elements, dtype code
+        self._missing = {name: count for name, (_, count, _) in places.items()}
+        self._lock = threading.Lock()
 
-    def write(self, name: str, tensor: Any) -> None:
-        """Append one tensor. It must be the next one announced, in the shape and dtype announced."""
-        if self._written or self._codes.get(name, (None,))[0] != tuple(tensor.shape):
-            raise ValueError(f"{name} {tuple(tensor.shape)} is not what was announced next")
-        self.append(name, tensor)
-
-    def append(self, name: str, piece: Any) -> None:
-        """Append elements of the next tensor announced, in its dtype; the last piece must complete it."""
+    def write(self, name: str, piece: Any, first: int = 0) -> None:
+        """Put elements of a tensor where they belong, from its element `first` on, in the dtype announced."""
         import torch
 
         code = dtype_code(str(piece.dtype).removeprefix("torch."))
-        if not self._expected or self._expected[0] != name or self._codes[name][1] != code:
-            raise ValueError(f"{name} ({code}) is not what was announced next")
-        self._file.write(memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy()))
-        self._written += piece.numel()
-        size = prod(self._codes[name][0])
-        if self._written > size:
-            raise ValueError(f"{name}: {self._written} elements written, {size} announced")
-        if self._written == size:
-            del self._expected[0]
-            self._written = 0
+        start, count, expected = self._places.get(name, (0, 0, ""))
+        if code != expected or first + piece.numel() > count:
+            raise ValueError(f"{name} ({code}, to {first + piece.numel()}): {count} of {expected} announced")
+        data = memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
+        place = start + first * _SIZES[code]
+        while data:
+            written = os.pwrite(self._descriptor, data, place)
+            data, place = data[written:], place + written
+        with self._lock:
+            self._missing[name] -= piece.numel()
 
     def close(self) -> None:
-        """Check that every announced tensor was written."""
-        if self._expected:
-            raise ValueError(f"{len(self._expected)} tensors announced and not written: {self._expected[:3]}")
+        """Check that every announced element was written once."""
+        wrong = [name for name, count in self._missing.items() if count]
+        if wrong:
+            raise ValueError(f"{len(wrong)} tensors announced and not written: {wrong[:3]}")
 
 
 @contextmanager
@@ -134,9 +131,13 @@ def open_writer(
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("xb") as file:
+    places = {
+        name: (8 + len(text) + header[name]["data_offsets"][0], prod(info.shape), code)
+        for name, (info, code) in tensors.items()
+    }
+    with path.open("xb", buffering=0) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        writer = Writer(file, tensors)
+        writer = Writer(file.fileno(), places)
         yield writer
         writer.close()
 

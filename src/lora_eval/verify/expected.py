@@ -151,7 +151,7 @@ class MergedTensors:
         lora = edit.lora if edit else None
         change = Change(self._held(), edit, start) if edit and (lora or edit.tokens) else None
         if change is not None:
-            merged = change.apply(start, 0, len(weight), dtype)[0]
+            merged = change.apply(start, 0, len(weight), dtype)[0].clone()
         else:
             merged = start.rows(0, len(weight))[0].to(dtype)
 
