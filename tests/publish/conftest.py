@@ -26,7 +26,7 @@ TOKEN = "hf_" + "q" * 34
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on loopback that huggingface_hub talks to; nothing waits between its tries."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
     from huggingface_hub.utils import _http
 
     found = Hub()
@@ -36,6 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
     )
+    monkeypatch.setattr(hf_api.api, "endpoint", address)  # the one of huggingface_hub's plain functions
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
     _http.close_session()

@@ -201,24 +201,38 @@ class _Handler(BaseHTTPRequestHandler):
             },
         )
 
-    def _tree(self, kind: str, repo: str, revision: str) -> None:
+    def _tree(self, kind: str, repo: str, revision: str, below: str | None = None) -> None:
         commit = self._commit_of(self._key(kind, repo), revision)
         if commit is None:
             self._missing("RevisionNotFound")
             return
-        entries = []
-        for path, content in sorted(commit.files.items()):
-            entry: dict[str, Any] = {
-                "type": "file",
-                "path": path,
-                "size": len(content),
-                "oid": _blob(content),
-            }
-            if path in commit.large:
-                sha256 = hashlib.sha256(content).hexdigest()
-                entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 134}
-            entries.append(entry)
-        self._send(200, entries)
+        start = f"{below}/" if below else ""
+        paths = [path for path in sorted(commit.files) if path.startswith(start)]
+        if below and not paths:
+            self._missing("EntryNotFound")
+        elif self.query.get("recursive", [""])[0].lower() == "true":
+            self._send(200, [self._entry(commit, path) for path in paths])
+        else:
+            names = dict.fromkeys(start + path.removeprefix(start).partition("/")[0] for path in paths)
+            self._send(200, [self._entry(commit, path) for path in names])
+
+    def _entry(self, commit: Commit, path: str) -> dict[str, Any]:
+        """A file, or the folder that files lie in."""
+        content = commit.files.get(path)
+        if content is None:
+            return {"type": "directory", "path": path, "size": 0, "oid": _blob(path.encode())}
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
+        if path in commit.large:
+            sha256 = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 134}
+        return entry
+
+    def _paths(self, kind: str, repo: str, revision: str) -> None:
+        commit = self._commit_of(self._key(kind, repo), revision)
+        assert commit is not None
+        asked = parse_qs(self.body.decode()).get("paths", [])
+        known = [path for path in asked if any(f"{each}/".startswith(f"{path}/") for each in commit.files)]
+        self._send(200, [self._entry(commit, path) for path in known])
 
     def _validate(self) -> None:
         self._send(200, {})
@@ -335,7 +349,8 @@ _ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"/api/validate-yaml", "validate", ("POST",)),
     (_REPO, "info", ("GET",)),
     (_REPO + r"/revision/(?P<revision>[^/]+)", "info", ("GET",)),
-    (_REPO + r"/tree/(?P<revision>[^/]+)", "tree", ("GET",)),
+    (_REPO + r"/tree/(?P<revision>[^/]+)(?:/(?P<below>.+))?", "tree", ("GET",)),
+    (_REPO + r"/paths-info/(?P<revision>[^/]+)", "paths", ("POST",)),
     (_REPO + r"/preupload/(?P<revision>[^/]+)", "preupload", ("POST",)),
     (_REPO + r"/commit/(?P<revision>[^/]+)", "commit", ("POST",)),
     (_REPO + r"/commits/(?P<revision>[^/]+)", "commits", ("GET",)),

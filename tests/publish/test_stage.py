@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_eval.errors import HubError
-from lora_eval.publish import Options, check_folder, gather_results, prepare, publish
+from lora_eval.publish import Options, check_folder, prepare, publish
 from lora_eval.publish.hub import Repository
 from tests.publish.conftest import GIVEN, TOKEN
 from tests.publish.hub_server import Hub
@@ -190,26 +190,6 @@ def test_offline_is_said(measured: Path, hub: Hub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
         Repository("me/tuned").head()
-
-
-def test_results_are_a_dataset_that_datasets_reads(measured: Path, hub: Hub, tmp_path: Path) -> None:
-    found = gather_results(measured / "runs" / "mine" / "comparison.json", "me/rows", "mit")
-    publish(found, private=False, progress=silent)
-    files = hub.head("datasets/me/rows").files
-    assert {"README.md", "comparison.json", "runs/base/samples.parquet", "runs/adapter/run.json"} <= set(
-        files
-    )
-    from datasets import load_dataset
-
-    for path, content in files.items():
-        target = tmp_path / "rows" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    rows = load_dataset(str(tmp_path / "rows"), "adapter", split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows.num_rows == 1600
-    assert {"task", "item_id", "prompt", "output", "metric_acc", "weight_word_perplexity"} <= set(
-        rows.column_names
-    )
 
 
 def test_the_command_publishes_and_says_what(measured: Path, hub: Hub, publish_cli: Any) -> None:

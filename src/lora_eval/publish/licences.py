@@ -54,11 +54,11 @@ def check_licence(
     return problems
 
 
-def check_data_licence(licence: str | None) -> list[str]:
-    """Return what is wrong with the identifier of the training data's licence (None: not said)."""
+def check_known_licence(option: str, licence: str | None) -> list[str]:
+    """Return what is wrong with the licence that an option names (None: none)."""
     if licence is None or licence in known_licences():
         return []
-    return [f"--data-license '{licence}': not an identifier of the Hub{suggest(licence, known_licences())}"]
+    return [f"{option} '{licence}': not an identifier of the Hub{suggest(licence, known_licences())}"]
 
 
 def notices(base: str | None) -> tuple[str, ...]:

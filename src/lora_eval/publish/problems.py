@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lora_eval.errors import GateFailed, VerificationFailed
 from lora_eval.publish.card import measured_rows
-from lora_eval.publish.licences import check_data_licence, check_languages, check_licence
+from lora_eval.publish.licences import check_known_licence, check_languages, check_licence
 from lora_eval.publish.measured import Measured, Options
 from lora_eval.schema import suggest
 
@@ -54,7 +54,7 @@ def input_problems(variant: Measured, options: Options) -> Iterator[str]:
         options.license or options.base_license, options.base_license,
         name=options.license_name, link=options.license_link, repo=options.repo_id.partition("/")[2],
     )  # fmt: skip
-    yield from check_data_licence(options.data_license)
+    yield from check_known_licence("--data-license", options.data_license)
     yield from check_languages(options.language)
     tasks = [task.task for task in variant.comparison.tasks]
     for task in options.benchmarks:
