@@ -2,8 +2,8 @@
 
 Base and adapters answer from one resident copy of the base's weights, quantized as in training; merged and
 GPTQ folders, and adapters that change the base's own weights (PiSSA, OLoRA), are opened on their own
-afterwards. Before any figure counts, the base is scored twice and once
-through an adapter that does nothing, and every number must be equal.
+afterwards. Before any figure counts, the base is scored twice and once through an adapter that does nothing,
+and every number must be equal.
 """
 
 from __future__ import annotations
@@ -128,42 +128,20 @@ def evaluate_arms(
     scorers = Scorers(engine, progress, batch_tokens, store, engine_options or {}, processes)
     course = Course(suite, decide) if decide is not None else None
     asked = _Asked(suite, out, scorers, check_reference, course)
-    progress("opening the base", 0, 1)
-    with contextlib.closing(scorers.shared(arms, quantization)) as scorer:
-        opened = time.perf_counter() - started
-        controls = check_controls(
-            parallel(scorer.engine, processes), suite, arms.base_name, progress,
-            identity=scorer.has_identity,
-        )  # fmt: skip
-        # Fingerprints read all weights: one process is enough.
-        variants = processes.first("fingerprints", lambda: shared_variants(arms))
-        asked.answer(scorer, variants, quantization)
-        del scorer
-    gc.collect()  # the next arm needs the memory
-    parent = variants[arms.base_name].fingerprint
-    apart: list[_Opening] = [
-        (name, partial(adapter_variant, arms, name, parent),
-         partial(scorers.apart, arms, name, quantization), quantization)
-        for name in arms.apart
-    ]  # fmt: skip
-    folders: list[_Opening] = [
-        (other.name, partial(folder_variant, other), partial(scorers.folder, other, arms.dtype), None)
-        for other in [*original_arm(arms, quantization), *arms.others]
-    ]
-    for name, variant_of, open_scorer, numbers in [*apart, *folders]:
+    controls, timing, parent = _answer_shared(asked, arms, quantization)
+    for name, variant_of, open_scorer, numbers in _openings(scorers, arms, quantization, parent):
+        gc.collect()  # each arm needs the memory of the one before
         progress(f"opening {name}", 0, 1)
         variant = processes.first(f"{name}: fingerprint", variant_of)
         with contextlib.closing(open_scorer()) as scorer:
             asked.answer(scorer, {name: variant}, numbers)
             del scorer
-        gc.collect()
     for served in arms.served:
         progress(f"asking {served.name}", 0, 1)
         with contextlib.closing(scorers.served(served, arms.base)) as scorer:
             asked.answer(scorer, {served.name: scorer.engine.variant}, None, here=False)
     if asked.references:
         controls["reference"] = asked.references
-    timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
     timing["wall_seconds"] = round(time.perf_counter() - started, 3)
     if (peak := peak_memory_gib()) is not None:
         timing["peak_memory_gib"] = round(peak, 2)
@@ -171,6 +149,43 @@ def evaluate_arms(
     if course is None or course.record is None:
         return Evaluated(asked.runs, controls, timing, said)
     return Evaluated(asked.runs, controls, timing, (*said, *stopped_notes(course.record)), course.record)
+
+
+def _answer_shared(
+    asked: _Asked, arms: Arms, quantization: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, float], str | None]:
+    """Score base and adapters on one copy of the base's weights, after the controls; returns the controls,
+    the seconds taken, and the base's fingerprint.
+    """
+    scorers, started = asked.scorers, time.perf_counter()
+    scorers.progress("opening the base", 0, 1)
+    with contextlib.closing(scorers.shared(arms, quantization)) as scorer:
+        opened = time.perf_counter() - started
+        controls = check_controls(
+            parallel(scorer.engine, scorers.processes), asked.suite, arms.base_name, scorers.progress,
+            identity=scorer.has_identity,
+        )  # fmt: skip
+        # Fingerprints read all weights: one process is enough.
+        variants = scorers.processes.first("fingerprints", lambda: shared_variants(arms))
+        asked.answer(scorer, variants, quantization)
+        del scorer
+    timing = {"opening_base_seconds": round(opened, 3), "control_seconds": controls.pop("seconds")}
+    return controls, timing, variants[arms.base_name].fingerprint
+
+
+def _openings(
+    scorers: Scorers, arms: Arms, quantization: dict[str, Any] | None, base: str | None
+) -> list[_Opening]:
+    """The models that are opened on their own, adapters that change their base first."""
+    apart: list[_Opening] = [
+        (name, partial(adapter_variant, arms, name, base),
+         partial(scorers.apart, arms, name, quantization), quantization)
+        for name in arms.apart
+    ]  # fmt: skip
+    return apart + [
+        (other.name, partial(folder_variant, other), partial(scorers.folder, other, arms.dtype), None)
+        for other in [*original_arm(arms, quantization), *arms.others]
+    ]
 
 
 @dataclass(slots=True)
