@@ -149,6 +149,18 @@ def test_another_models_answers_are_refused(
         _open(tiny_llama, tiny_adapter, lie)
 
 
+def test_an_adapter_is_asked_as_sglang_names_it(
+    tiny_llama: Path, tiny_adapter: Path, resident: Resident
+) -> None:
+    with TinyServer(tiny_llama, {"served": tiny_adapter}, joined_names=True) as server:
+        with pytest.raises(InputError, match="nobody knows whose"):
+            open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)
+        engine = open_served(server.url, "base:served", tiny_llama, name="prod", progress=_silent)
+        answers = engine.generate("prod", _generations(), _silent)
+        engine.close()
+    assert answers == open_engine(resident).generate("tuned", _generations(), _silent)
+
+
 def test_a_name_that_is_not_served_is_told_with_the_nearest(server: TinyServer, tiny_llama: Path) -> None:
     with pytest.raises(ServerError, match=r"no model 'serverd'.*served.*it has base, served"):
         open_served(server.url, "serverd", tiny_llama, name="prod", progress=_silent)

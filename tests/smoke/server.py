@@ -61,6 +61,7 @@ class TinyServer:
     max_model_len: int = 1024
     allow_load: bool = True
     has_tokenize: bool = True
+    joined_names: bool = False  # as SGLang: BASE:ADAPTER is an adapter, a name without a colon is the base
     fail_first: int = 0  # so many requests are answered with 503
     calls: Counter[str] = field(default_factory=Counter)
     most_in_flight: Counter[str] = field(default_factory=Counter)
@@ -124,6 +125,8 @@ class TinyServer:
 
     def _arm(self, body: Mapping[str, Any]) -> str:
         name = body["model"]
+        if self.joined_names:
+            name = name.partition(":")[2] or self.base_name
         if name != self.base_name and name not in self.paths:
             if self.lie != "any-model":
                 raise Fault(404, f"The model `{name}` does not exist.")

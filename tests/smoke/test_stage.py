@@ -140,3 +140,14 @@ def test_nothing_of_ours_stays_loaded(tiny_llama: Path, two_adapters: dict[str, 
     with TinyServer(tiny_llama, two_adapters) as server:
         smoke(server.url, Asked(tiny_llama, adapters=two_adapters, allow_load=True), _silent)
         assert list(server.paths) == ["tuned", "other"]
+
+
+def test_adapters_are_asked_as_sglang_names_them(tiny_llama: Path, two_adapters: dict[str, Path]) -> None:
+    """It lists `tuned`, answers requests for `tuned` with the base, and for `base:tuned` with the adapter."""
+    joined = {f"base:{name}": path for name, path in two_adapters.items()}
+    with TinyServer(tiny_llama, two_adapters, joined_names=True) as server:
+        found = smoke(server.url, Asked(tiny_llama, adapters=joined), _silent)
+        plain = smoke(server.url, Asked(tiny_llama, adapters=two_adapters), _silent)
+    assert [check for check in found.checks if check.passed is not True] == []
+    failed = {(check.name, check.arm) for check in plain.checks if check.passed is False}
+    assert {("unknown-model", None), ("not-the-base", "tuned"), ("not-the-base", "other")} <= failed

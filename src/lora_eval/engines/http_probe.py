@@ -19,10 +19,12 @@ from lora_eval.engines.http_requests import (
     Answer,
     Unread,
     greedy_body,
+    listed_entry,
     read_answer,
     read_rows,
     read_score,
     score_body,
+    unknown_name,
 )
 from lora_eval.engines.vllm_probe import TOLERANCES, Probe, make_probe
 from lora_eval.errors import InputError, ServerError
@@ -32,7 +34,6 @@ from lora_eval.schema import suggest
 
 SCORE, GENERATE = "score", "generate"
 _WIDTH = 8  # requests at a time
-_UNKNOWN = "lora-eval-no-such-model"
 # A server's arithmetic is not known: 16 bits are allowed for.
 _TOLERANCE = TOLERANCES["bfloat16"]
 _REMEDY = "measure the weights themselves (--adapter, or --arm NAME=merged:PATH)"
@@ -68,7 +69,7 @@ def learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lear
 def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Learned:
     _check_ids(client, model, tokenizer)
     entries = _entries(client, model)
-    entry, notes = entries.get(model, {}), []
+    entry, notes = listed_entry(entries, model) or {}, []
     served = [int(e["max_model_len"]) for e in entries.values() if e.get("max_model_len")]
     # A scored text is a prompt, and one token is generated after it.
     read = min([length, *(each - 2 for each in served)])
@@ -79,7 +80,8 @@ def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lea
         )
     probe = make_probe(tokenizer, read)
     answers = _answers(client, model, probe)
-    _check_name(client, model, probe, several=len(entries) > 1)
+    if len(entries) > 1:
+        _check_name(client, model, probe, unknown_name(entries, model))
     parent = entry.get("parent")
     if parent in entries and _answers(client, str(parent), probe) == answers:
         raise InputError(
@@ -132,7 +134,7 @@ def _entries(client: ServerClient, model: str) -> dict[str, dict[str, Any]]:
         found = {entry["id"]: entry for entry in client.get("/v1/models")["data"]}
     except (Refused, KeyError, TypeError):
         return {}
-    if model not in found:
+    if listed_entry(found, model) is None:
         known = list(found)
         raise ServerError(
             f"{client.url}: has no model '{model}'{suggest(model, known)}; it has {', '.join(known)}"
@@ -147,17 +149,15 @@ def _version(client: ServerClient) -> Any:
         return None
 
 
-def _check_name(client: ServerClient, model: str, probe: Probe, *, several: bool) -> None:
+def _check_name(client: ServerClient, model: str, probe: Probe, unknown: str) -> None:
     """Raise InputError where a server with several models does not look at the name."""
-    if not several:
-        return
     try:
-        client.post(COMPLETIONS, greedy_body(_UNKNOWN, probe.generations[-1].input_ids, 1))
+        client.post(COMPLETIONS, greedy_body(unknown, probe.generations[-1].input_ids, 1))
     except Refused:
         return
     raise InputError(
-        f"{client.url}: answers for a model '{_UNKNOWN}' that it does not have, so nobody knows whose "
-        f"answers those for {model} are; ask lora-eval smoke"
+        f"{client.url}: answers for a model '{unknown}' that it does not have, so nobody knows whose answers "
+        f"those for {model} are; ask lora-eval smoke"
     )
 
 

@@ -15,8 +15,26 @@ from typing import Any, ParamSpec, TypeVar
 from lora_eval.protocols import Score, ScoreRequest
 
 COMPLETIONS = "/v1/completions"
+UNKNOWN = "lora-eval-no-such-model"
 PROMPT_LOGPROBS, ECHO = "prompt_logprobs", "echo"
 _TOKEN = re.compile(r"token_id:(\d+)")
+
+
+def listed_entry(models: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    """Return the entry of /v1/models that requests for `name` get, None where it is not listed. SGLang lists
+    an adapter by its own name, and takes requests for BASE:ADAPTER (a name without a colon is its base).
+    """
+    own = models.get(name)
+    if own is not None:
+        return own
+    return next((e for key, e in models.items() if e.get("parent") and f"{e['parent']}:{key}" == name), None)
+
+
+def unknown_name(models: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return a name that a server which serves `name` does not have, of the same form."""
+    entry = listed_entry(models, name)
+    joined = entry is not None and name not in models
+    return f"{entry['parent']}:{UNKNOWN}" if entry is not None and joined else UNKNOWN
 
 
 Given = ParamSpec("Given")

@@ -15,16 +15,17 @@ from lora_eval.engines.http_requests import (
     PROMPT_LOGPROBS,
     Answer,
     Unread,
+    listed_entry,
     read_answer,
     read_rows,
     read_score,
     score_body,
+    unknown_name,
 )
 from lora_eval.engines.vllm_probe import Expected, Step, Tolerance, judge_scores
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served, bodies_of
 
-UNKNOWN = "lora-eval-no-such-model"
 _ENDED = -1  # in place of a token: the answer has ended
 
 
@@ -102,20 +103,22 @@ def check_listed(served: Served, arm: LocalArm) -> Outcome:
     """The server lists the name."""
     if served.models is None:
         return None, "the server does not list its models"
-    if arm.name in served.models:
-        root = served.models[arm.name].get("root")
+    entry = listed_entry(served.models, arm.name)
+    if entry is not None:
+        root = entry.get("root")
         return True, f"listed, from {root}" if root else "listed"
     return False, f"not listed; the server has {', '.join(served.models) or 'no model'}"
 
 
 def check_unknown(served: Served, arm: LocalArm) -> Outcome:
     """A name that the server does not have is refused: else a wrong name is answered with the base."""
-    body = bodies_of(UNKNOWN, arm.probe.generations[:1])[0]
+    name = unknown_name(served.models or {}, arm.name)
+    body = bodies_of(name, arm.probe.generations[:1])[0]
     try:
         served.client.post(COMPLETIONS, body)
     except Refused as error:
-        return True, f"a model '{UNKNOWN}' is refused ({error.status})"
-    return False, f"the server answers for '{UNKNOWN}': names are not looked at"
+        return True, f"a model '{name}' is refused ({error.status})"
+    return False, f"the server answers for '{name}': names are not looked at"
 
 
 def check_not_another(served: Served, arm: LocalArm, other: str) -> Outcome:

@@ -160,7 +160,8 @@ def _checks(served: Served, arms: list[LocalArm], asked: Asked, progress: Progre
     checks = [outcome("listed", arm.name, partial(check_listed, served, arm)) for arm in arms]
     arms = [arm for arm, check in zip(arms, checks, strict=True) if check.passed is not False]
     if asked.adapters and arms:
-        checks.append(outcome("unknown-model", None, partial(check_unknown, served, arms[0])))
+        one = next((arm for arm in arms if arm.is_adapter), arms[0])
+        checks.append(outcome("unknown-model", None, partial(check_unknown, served, one)))
     for place, arm in enumerate(arms):
         progress(f"asking {arm.name}", place, len(arms))
         for other in arm.others if arm.is_adapter else ():
