@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.engines.vllm import VllmEngine, check_arguments, open_engine
+from lora_eval.engines.vllm import check_arguments
 from lora_eval.engines.vllm_process import EngineDied, Heard
 from lora_eval.engines.vllm_replicas import VllmReplicas
 from lora_eval.engines.vllm_requests import Ask, Told
 from lora_eval.errors import InputError
-from lora_eval.protocols import GenerateRequest, Score, ScoreRequest
-from tests.real_vllm import needs_vllm
+from lora_eval.protocols import Score, ScoreRequest
 
 PROMPTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), max_size=20)
 
@@ -78,34 +76,3 @@ def test_the_end_of_one_copy_is_told() -> None:
 def test_a_number_of_copies_that_is_none(tiny_llama: Path, value: Any) -> None:
     with pytest.raises(InputError, match="data_parallel_size must be a whole number"):
         check_arguments(tiny_llama, None, None, {"data_parallel_size": value})
-
-
-@pytest.mark.filterwarnings("ignore")
-class TestRealVllm:
-    """Two copies on a real vLLM give what one gives."""
-
-    pytestmark = needs_vllm(here=True)
-
-    def test_two_copies_answer_like_one(self, tiny_llama: Path, tiny_adapter: Path) -> None:
-        found = []
-        for options in ({}, {"data_parallel_size": 2}):
-            engine = open_engine(
-                tiny_llama, {"tuned": tiny_adapter}, kv_cache_memory_bytes=1 << 27, max_num_seqs=8, **options
-            )
-            try:
-                found.append([self._answers(engine, arm) for arm in ("base", "tuned")])
-            finally:
-                engine.close()
-        for one, two in zip(*found, strict=True):
-            assert one[1] == two[1]
-            assert [s.is_greedy for s in one[0]] == [s.is_greedy for s in two[0]]
-            for a, b in zip(one[0], two[0], strict=True):
-                assert a.log_likelihood == pytest.approx(b.log_likelihood, rel=1e-5, abs=1e-5)
-
-    @staticmethod
-    def _answers(engine: VllmEngine, arm: str) -> tuple[list[Score], list[tuple[int, ...]]]:
-        rng = random.Random(0)
-        prompts = [tuple(rng.randrange(256) for _ in range(rng.randint(5, 40))) for _ in range(12)]
-        scores = engine.score(arm, [ScoreRequest(p, (1, 2)) for p in prompts], lambda *_: None)
-        answers = engine.generate(arm, [GenerateRequest(p, (), 8, {}, 0) for p in prompts], lambda *_: None)
-        return scores, [answer.token_ids for answer in answers]
