@@ -1,4 +1,4 @@
-"""Two copies of a model on a real vLLM give what one gives: vLLM is in this Python (see tests/real_vllm.py)."""
+"""Two copies of a model on a real vLLM give what one gives; vLLM is in this Python (tests/real_vllm.py)."""
 
 from __future__ import annotations
 
