@@ -83,6 +83,65 @@ def test_answers_are_those_of_the_same_weights_here(engine: HttpEngine, resident
     assert sorted(index for index, _ in heard) == list(range(len(requests)))
 
 
+def _conversations(tokenizer: Any) -> list[GenerateRequest]:
+    """Questions as a suite with a chat template puts them, and one prompt without a template."""
+    turns = ["Where is order 17?", "  Größe <b>4</b> & 🙂?\n", "Q: 1\nA: 2\n\nQ: 3\nA:", ""]
+    rendered = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
+        )
+        for turn in turns
+    ]
+    ids = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in (*rendered, "Once upon")]
+    return [GenerateRequest(each, ("e",), 10) for each in ids]
+
+
+def test_conversations_are_generated_through_chat_completions(
+    engine: HttpEngine, server: TinyServer, resident: Resident
+) -> None:
+    requests = _conversations(engine.tokenizer)
+    before = server.calls.copy()
+    answers = engine.generate("prod", requests, _silent)
+    asked = server.calls - before
+    assert (asked["/v1/chat/completions"], asked["/v1/completions"]) == (4, 1)
+    assert answers == open_engine(resident).generate("tuned", requests, _silent)
+    assert engine.numerics == "http-1-prompt_logprobs-chat"
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("other-template", "render a conversation otherwise than the measured template"),
+        ("chats-base", "answer otherwise than completions"),
+        ("ignores-fields", "do not say which token ids they read"),
+    ],
+)
+def test_chat_completions_that_are_otherwise_are_told_and_not_used(
+    lie: str, said: str, tiny_llama: Path, tiny_adapter: Path, resident: Resident
+) -> None:
+    with TinyServer(tiny_llama, {"served": tiny_adapter}, lie) as server:
+        engine = open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)
+        before = server.calls["/v1/chat/completions"]
+        requests = _conversations(engine.tokenizer)
+        answers = engine.generate("prod", requests, _silent)
+        assert server.calls["/v1/chat/completions"] == before
+        engine.close()
+    assert f"chat completions {said}" in " ".join(engine.notes)
+    if lie != "ignores-fields":
+        assert answers == open_engine(resident).generate("tuned", requests, _silent)
+
+
+def test_a_conversation_that_is_rendered_otherwise_later_is_an_error(
+    tiny_llama: Path, tiny_adapter: Path
+) -> None:
+    with TinyServer(tiny_llama, {"served": tiny_adapter}) as server:
+        engine = open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)
+        server.lie = "other-template"
+        with pytest.raises(ServerError, match="into other token ids than the measured template"):
+            engine.generate("prod", _conversations(engine.tokenizer), _silent)
+        engine.close()
+
+
 def test_echo_is_used_where_there_is_nothing_else(
     server: TinyServer, tiny_llama: Path, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +152,7 @@ def test_echo_is_used_where_there_is_nothing_else(
 
     monkeypatch.setattr(server, "answer", without)
     engine = open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)
-    assert engine.numerics == "http-1-echo"
+    assert engine.numerics == "http-1-echo-chat"
     requests = _scores()
     for score, own in zip(
         engine.score("prod", requests, _silent),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from lora_eval.engines.decoding import before_stop, end_tokens
+from lora_eval.engines.http_chat import CHAT
 from lora_eval.engines.http_client import Refused, ServerClient
 from lora_eval.engines.http_probe import GENERATE, SCORE, Learned, learn
 from lora_eval.engines.http_requests import (
@@ -21,6 +22,7 @@ from lora_eval.engines.http_requests import (
     Answer,
     Unread,
     read_answer,
+    read_chat,
     read_rows,
     read_score,
     score_body,
@@ -63,6 +65,10 @@ def open_served(url: str, model: str, base: Path, *, name: str, progress: Progre
         raise
 
 
+def _place(body: Mapping[str, Any]) -> str:
+    return CHAT if "messages" in body else COMPLETIONS
+
+
 class HttpEngine:
     """Scores and generates with one model of a server. Made by `open_served`.
 
@@ -100,7 +106,7 @@ class HttpEngine:
     @property
     def numerics(self) -> str:
         """Changes whenever the same request may get other digits than before."""
-        return f"http-1-{self._learned.mode}"
+        return f"http-1-{self._learned.mode}{'-chat' if self._learned.turns else ''}"
 
     @property
     def generation_digest(self) -> str:
@@ -170,7 +176,7 @@ class HttpEngine:
         def ask(order: Sequence[int], **changed: Any) -> None:
             def heard(place: int, reply: Any) -> None:
                 index = order[place]
-                answer = self._read(requests[index], read_answer(reply), ends)
+                answer = self._read(requests[index], self._told(requests[index], reply), ends)
                 if answer is None:
                     again.append(index)
                     return
@@ -181,7 +187,7 @@ class HttpEngine:
                 progress(f"{arm}: generating", len(answers), len(requests))
 
             bodies = [self._body(requests[index], ends) | changed for index in order]
-            self._ask(bodies, GENERATE, heard)
+            self._ask(bodies, GENERATE, heard)  # a body with messages goes to chat completions
 
         ask(sorted(range(len(requests)), key=lambda i: (requests[i].input_ids, i)))
         if again:
@@ -191,8 +197,26 @@ class HttpEngine:
 
     def _body(self, request: GenerateRequest, ends: frozenset[int]) -> dict[str, Any]:
         asked = generation_arguments(request, self._defaults, ends)
-        more = {"model": self._model, "prompt": list(request.input_ids), "return_token_ids": True}
-        return asked | more
+        asked |= {"model": self._model, "return_token_ids": True}
+        turns = self._learned.turns
+        messages = turns.messages(request.input_ids) if turns is not None else None
+        return asked | ({"prompt": list(request.input_ids)} if messages is None else {"messages": messages})
+
+    def _told(self, request: GenerateRequest, reply: Any) -> Answer:
+        """Return the answer of either route.
+
+        Raises:
+            ServerError: chat completions have read another prompt than the measured one.
+        """
+        if "message" not in ((reply.get("choices") or [{}])[0] if isinstance(reply, dict) else {}):
+            return read_answer(reply)
+        told = read_chat(reply)
+        if told.prompt_token_ids != request.input_ids:
+            raise ServerError(
+                f"arm {self._arm}: {self._client.url} renders a conversation of {self._model} into other "
+                "token ids than the measured template, and did not when it was probed; ask lora-eval smoke"
+            )
+        return told
 
     def _read(self, request: GenerateRequest, told: Answer, ends: frozenset[int]) -> Generation | None:
         if told.token_ids is not None:
@@ -205,7 +229,7 @@ class HttpEngine:
 
     def _ask(self, bodies: Sequence[dict[str, Any]], kind: str, heard: Any) -> None:
         try:
-            self._client.ask_all(COMPLETIONS, bodies, self._learned.width[kind], heard)
+            self._client.ask_all(_place, bodies, self._learned.width[kind], heard)
         except (Refused, Unread) as error:
             raise ServerError(
                 f"arm {self._arm}: {self._client.url} answers a request for {self._model} with {error}; what "

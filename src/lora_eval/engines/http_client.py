@@ -26,6 +26,8 @@ _MOST = 64  # connections
 
 Heard = Callable[[int, Any], None]
 """Called with (place of the request, its reply)."""
+Where = Callable[[Mapping[str, Any]], str]
+"""Says where a body is posted."""
 
 
 class Refused(Exception):
@@ -89,14 +91,18 @@ class ServerClient:
         """Return the reply as text, asked once: for what changes the server. Raises as `get`."""
         return self._send("POST", self.root + place, body, tries=1)
 
-    def ask_all(self, place: str, bodies: Sequence[Mapping[str, Any]], width: int, heard: Heard) -> None:
+    def ask_all(
+        self, place: str | Where, bodies: Sequence[Mapping[str, Any]], width: int, heard: Heard
+    ) -> None:
         """Post all bodies, at most `width` at a time, and call `heard` here for each reply as it comes.
+        `place` may say it for each body.
 
         Raises as `get`, after the requests that are under way.
         """
+        places = [place if isinstance(place, str) else place(body) for body in bodies]
         if width == 1:
             for index, body in enumerate(bodies):
-                heard(index, self.post(place, body))
+                heard(index, self.post(places[index], body))
             return
         waiting = iter(range(len(bodies)))
         with ThreadPoolExecutor(min(width, _MOST, max(1, len(bodies)))) as pool:
@@ -104,7 +110,7 @@ class ServerClient:
 
             def start() -> None:
                 if (index := next(waiting, None)) is not None:
-                    running[pool.submit(self.post, place, bodies[index])] = index
+                    running[pool.submit(self.post, places[index], bodies[index])] = index
 
             for _ in range(min(width, _MOST)):
                 start()

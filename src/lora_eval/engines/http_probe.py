@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from lora_eval.engines.http_chat import Turns, find_chat
 from lora_eval.engines.http_client import Refused, ServerClient
 from lora_eval.engines.http_requests import (
     COMPLETIONS,
@@ -42,7 +43,8 @@ _REMEDY = "measure the weights themselves (--adapter, or --arm NAME=merged:PATH)
 @dataclass(frozen=True, slots=True)
 class Learned:
     """What the probe found: `mode` is how prompts' log-probabilities are asked for (None: they are refused),
-    `width` maps a kind of request to how many at a time, `fingerprint` stands for the model that answered.
+    `width` maps a kind of request to how many at a time, `fingerprint` stands for the model that answered,
+    `turns` finds conversations again that chat completions are asked (None: none are).
     """
 
     max_length: int
@@ -51,6 +53,7 @@ class Learned:
     width: dict[str, int]
     refused: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    turns: Turns | None = None
 
 
 def learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Learned:
@@ -101,6 +104,8 @@ def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lea
     if any(answer.token_ids is None for answer in answers):
         notes.append(f"{model}: the server names no token ids; answers are read from its text")
     mode, reason = _find_mode(client, model, probe, answers)
+    turns, chat_note = find_chat(client, model, tokenizer)
+    notes += [chat_note] if chat_note else []
     adapters = any(e.get("parent") for e in entries.values())
     if mode and adapters:
         notes.append(
@@ -110,6 +115,7 @@ def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lea
     return Learned(
         read, fingerprint_data(identity), mode, {SCORE: 1 if adapters else _WIDTH, GENERATE: _WIDTH},
         {SCORE: f"{reason}; {_REMEDY}"} if reason else {}, tuple(notes),
+        turns,
     )  # fmt: skip
 
 

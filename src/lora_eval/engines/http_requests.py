@@ -119,6 +119,26 @@ def read_answer(reply: Any) -> Answer:
     )
 
 
+def read_chat(reply: Any) -> Answer:
+    """Return what a chat completion's reply says.
+
+    Raises:
+        Unread: it holds no message.
+    """
+    try:
+        choice = reply["choices"][0]
+        ids, text = choice.get("token_ids"), choice["message"]["content"] or ""
+        prompt = reply.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        return Answer(
+            str(text),
+            None if ids is None else tuple(ids),
+            choice.get("finish_reason"),
+            prompt_token_ids=tuple(prompt) if prompt else None,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Unread("the reply of chat completions holds no message") from error
+
+
 def _choice(reply: Any) -> Mapping[str, Any]:
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not choices or not isinstance(choices[0], dict):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_eval.engines.http_chat import CHAT
 from lora_eval.engines.http_client import Refused
-from lora_eval.engines.http_requests import COMPLETIONS, Answer, Unread, greedy_body, read_answer
+from lora_eval.engines.http_requests import COMPLETIONS, Answer, Unread, greedy_body, read_answer, read_chat
 from lora_eval.smoke.answers import distance, of_answers
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served
@@ -21,7 +22,6 @@ _CONVERSATIONS: tuple[Turns, ...] = (
     ],
     [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Ready?"}],
 )
-CHAT = "/v1/chat/completions"
 _FORCE = 100  # added to a token's logit
 _TOKENS = 3
 _CHAT_TOKENS = 8
@@ -102,20 +102,6 @@ def check_chat(served: Served, arm: LocalArm) -> Outcome:
             f"chat completions answer otherwise: {found.parted[0].replace('here', 'in completions')}",
         )
     return True, f"chat completions answer as completions do ({_CHAT_TOKENS} tokens)"
-
-
-def read_chat(reply: Any) -> Answer:
-    """Return what a chat completion's reply says.
-
-    Raises:
-        Unread: it holds no message.
-    """
-    try:
-        choice = reply["choices"][0]
-        ids, text = choice.get("token_ids"), choice["message"]["content"] or ""
-        return Answer(str(text), None if ids is None else tuple(ids), choice.get("finish_reason"))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Unread("the reply of chat completions holds no message") from error
 
 
 def check_stop_token(served: Served, arm: LocalArm) -> Outcome:

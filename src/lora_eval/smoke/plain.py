@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lora_eval.engines.http_chat import CHAT
 from lora_eval.engines.http_client import Refused
-from lora_eval.engines.http_requests import COMPLETIONS, UNKNOWN, Answer, greedy_body, read_answer
+from lora_eval.engines.http_requests import COMPLETIONS, UNKNOWN, Answer, greedy_body, read_answer, read_chat
 from lora_eval.engines.vllm_probe import Step
 from lora_eval.exporters.rows import Row, row_ids
 from lora_eval.models import load_tokenizer
 from lora_eval.records import SmokeCheck
 from lora_eval.smoke.answers import read_stream
-from lora_eval.smoke.conversations import CHAT, read_chat
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served, outcome
 
