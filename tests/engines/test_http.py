@@ -220,6 +220,15 @@ def test_an_adapter_is_asked_as_sglang_names_it(
     assert answers == open_engine(resident).generate("tuned", _generations(), _silent)
 
 
+def test_the_files_of_a_served_adapter_are_checked_before(
+    tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    save_tiny_adapter(tiny_llama, tmp_path / "dora", use_dora=True)
+    found = " ".join(_open(tiny_llama, tmp_path / "dora", None).notes)
+    assert "served: vllm 0.32.0, dora (refused): use_dora is True" in found
+    assert "dora" not in " ".join(_open(tiny_llama, tiny_adapter, None).notes)
+
+
 def test_a_name_that_is_not_served_is_told_with_the_nearest(server: TinyServer, tiny_llama: Path) -> None:
     with pytest.raises(ServerError, match=r"no model 'serverd'.*served.*it has base, served"):
         open_served(server.url, "serverd", tiny_llama, name="prod", progress=_silent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from lora_eval.engines.decoding import before_stop, end_tokens
 from lora_eval.engines.http_chat import CHAT
 from lora_eval.engines.http_client import Refused, ServerClient
+from lora_eval.engines.http_lint import lint_notes
 from lora_eval.engines.http_probe import GENERATE, SCORE, Learned, learn
 from lora_eval.engines.http_requests import (
     COMPLETIONS,
@@ -56,7 +58,9 @@ def open_served(url: str, model: str, base: Path, *, name: str, progress: Progre
 
         length = max_length(SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=tokenizer))  # type: ignore[arg-type]
         progress(f"probing {model}", 0, 1)
+        known = lint_notes(client, model, base)
         learned = learn(client, model, tokenizer, length)
+        learned = replace(learned, notes=(*known, *learned.notes))
         settings = base / "generation_config.json"
         defaults = read_config(base, settings.name) if settings.is_file() else {}
         return HttpEngine(client, model, name, tokenizer, defaults, learned)
