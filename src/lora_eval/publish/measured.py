@@ -14,6 +14,7 @@ from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.publish.records import (
     RECIPE,
     Records,
+    arm_names,
     find_verification,
     portable,
     read_optional,
@@ -158,7 +159,7 @@ class Measured:
 
     def names(self, publication: Publication) -> dict[str, str]:
         """What the paths in the records are called where they are published."""
-        names = {arm.path: arm.name for arm in self.comparison.arms if arm.path.startswith("/")}
+        names = arm_names(self.comparison)
         for variant in (*(self.lineage.variants if self.lineage else ()), *self._verified()):
             if variant.path.startswith("/"):
                 names.setdefault(variant.path, Path(variant.path).name)

@@ -68,7 +68,11 @@ def arm_problems(variant: Measured) -> Iterator[str]:
     base = next((arm for arm in arms if arm.kind == "base"), None)
     if variant.arm is None:
         known = ", ".join(f"{arm.name} {arm.fingerprint}" for arm in arms)
-        yield f"{variant.folder}: the comparison measured other weights ({known}), not {variant.fingerprint}"
+        served = any(arm.kind == "served" for arm in arms)
+        yield (
+            f"{variant.folder}: the comparison measured other weights ({known}), not {variant.fingerprint}"
+            f"{'; a server shows no weights: measure the folder itself too' if served else ''}"
+        )
     if base is None:
         yield "the comparison has no base among its arms: nothing says what the fine-tune changed"
     elif variant.arm is not None and not measured_rows(variant.comparison, base.name, variant.arm):

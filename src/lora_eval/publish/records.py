@@ -70,6 +70,12 @@ def run_names(comparison: Comparison) -> list[str]:
     return [run.name for arm in comparison.arms for run in arm.runs or (arm,)]
 
 
+def arm_names(comparison: Comparison) -> dict[str, str]:
+    """Return what the arms' places on this machine, and addresses of servers, are called where published."""
+    placed = [(place.path, place.name) for arm in comparison.arms for place in arm.runs or (arm,)]
+    return {path: name for path, name in placed if path.startswith(("/", "http://", "https://"))}
+
+
 def read_rank(folder: Path) -> int | None:
     """Return the largest rank of the adapter in a folder; None where there is none."""
     path = folder / "adapter_config.json"

@@ -10,7 +10,7 @@ from lora_eval.publish.content import Content
 from lora_eval.publish.contents import text_problems
 from lora_eval.publish.hub import check_repo_id
 from lora_eval.publish.licences import check_known_licence
-from lora_eval.publish.records import portable, run_names
+from lora_eval.publish.records import arm_names, portable, run_names
 from lora_eval.publish.secrets import secrets_in_rows
 from lora_eval.publish.stage import Prepared
 from lora_eval.records import Comparison
@@ -34,7 +34,7 @@ def gather_results(comparison: Path, repo_id: str, licence: str | None = None) -
     missing = [name for name, folder in folders.items() if not (folder / ROWS).is_file()]
     if missing:
         raise InputError(f"{comparison.parent}/runs: no rows of {', '.join(missing)}; run `compare` again")
-    paths = {arm.path: arm.name for arm in record.arms if arm.path.startswith("/")}
+    paths = arm_names(record)
     contents = {"comparison.json": Content(dump_record(portable(record, paths)).encode())}
     problems = check_known_licence("--license", licence)
     for name, folder in folders.items():
