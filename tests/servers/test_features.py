@@ -20,12 +20,16 @@ KINDS = [
     ("initialisation", {"init_lora_weights": "olora"}, ("refused", "ignored", "ignored", "ignored")),
     ("initialisation", {"init_lora_weights": "gaussian"}, (None, None, None, None)),
     ("trained-tokens", {"trainable_token_indices": [1, 2]}, ("refused", "ignored", "ignored", "ignored")),
-    ("lm-head", {"target_modules": ["lm_head", "q_proj"]}, ("warning", "info", None, None)),
-    ("target-pattern", {"target_modules": ".*q_proj"}, (None, "refused", None, None)),
+    ("lm-head", {"target_modules": ["lm_head", "q_proj", "v_proj"]}, ("warning", "info", None, None)),
+    ("target-pattern", {"target_modules": ".*(q|v)_proj"}, (None, "refused", None, None)),
     ("target-modules", {"target_modules": ["embed_tokens"]}, (None, None, "ignored", None)),
     ("alora", {"alora_invocation_tokens": [5]}, ("refused", "ignored", "ignored", "ignored")),
     ("partial-layers", {"layers_to_transform": [1]}, (None, None, "ignored", "ignored")),
-    ("copied-vocabulary", {"target_modules": ["lm_head", "q_proj"]}, ("info", None, None, None)),
+    ("fused-layers", {"target_modules": ["q_proj"]}, (None, "refused", None, None)),
+    ("fused-layers", {"target_modules": ["k_proj", "v_proj"]}, (None, "refused", None, None)),
+    ("fused-layers", {"target_modules": ["up_proj", "down_proj"]}, (None, "refused", None, None)),
+    ("fused-layers", {"target_modules": ["q_proj", "v_proj", "gate_proj"]}, (None, None, None, None)),
+    ("copied-vocabulary", {"target_modules": ["lm_head", "q_proj", "v_proj"]}, ("info", None, None, None)),
 ]
 
 

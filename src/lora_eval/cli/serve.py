@@ -66,11 +66,13 @@ def command(port: int, timeout: int, log: Path | None, as_json: bool, silent: bo
     """
     from lora_eval.cli.deploy import print_findings
     from lora_eval.cli.progress import progress_bar
+    from lora_eval.models.quiet import quiet
     from lora_eval.serve import LocalServer
 
     serving = _serving(options)
-    serving.check()
-    findings = _findings(serving)
+    with quiet():
+        serving.check()
+        findings = _findings(serving)
     print_findings(found for found in findings if not silent or found.severity in _BLOCKING)
     if any(found.severity in _BLOCKING for found in findings):
         click.echo("nothing started: these arms would not be served as they were measured", err=True)

@@ -10,8 +10,9 @@ from lora_eval.protocols import DeployRequest
 from lora_eval.records import Finding
 from lora_eval.servers.base import Launch, LoraServer, Place, Plan, flags
 from lora_eval.servers.base_rules import untried_format
+from lora_eval.servers.commands import merge_fix
 from lora_eval.servers.features import Answer
-from lora_eval.servers.inputs import Adapter, Model
+from lora_eval.servers.inputs import Adapter, Model, layer_number
 from lora_eval.servers.layout import adapter_folder
 from lora_eval.servers.rules import target_findings
 from lora_eval.servers.texts import Packaging
@@ -24,6 +25,12 @@ TARGETS = (
     "wk", "weights_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "embed_tokens",
     "lm_head", "qkvr", "wo_ud",
 )  # fmt: skip
+
+# What it computes as one, and which of these must have LoRA where any has (measured on a CPU with 0.5.23).
+FUSED = (
+    (frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"q_proj", "v_proj"})),
+    (frozenset({"gate_proj", "up_proj"}), frozenset({"gate_proj"})),
+)
 
 ANSWERS = {
     "peft-type": Answer("refused", "SGLang serves LoRA only"),
@@ -78,9 +85,10 @@ class SglangServer(LoraServer):
         return untried_format(model, self.title)
 
     def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
-        """Layers beside the choices of --lora-target-modules."""
+        """Layers beside the choices of --lora-target-modules, and fused ones of which some are missing."""
         answer = f"{self.title} has LoRA for"
         yield from target_findings(adapter, model, TARGETS, answer, "refused", None)
+        yield from fused_findings(adapter, model)
 
     def launch(self, plan: Plan, place: Place) -> Launch:
         """`python3 -m sglang.launch_server`, with rank and modules said: later adapters need them, and with
@@ -117,3 +125,23 @@ class SglangServer(LoraServer):
         """The adapters' template."""
         text = plan.texts.template
         return {"chat_template.jinja": text} if plan.texts.changed and text is not None else {}
+
+
+def fused_findings(adapter: Adapter, model: Model) -> Iterator[Finding]:
+    """Several layers that are computed as one need LoRA on certain ones of them."""
+    own: dict[int, set[str]] = {}
+    for tensor in adapter.lora:
+        number = layer_number(tensor.module)
+        if number is not None:
+            own.setdefault(number, set()).add(tensor.module.rpartition(".")[2])
+    for fused, needed in FUSED:
+        layers = sorted(number for number, names in own.items() if names & fused and not needed <= names)
+        if not layers:
+            continue
+        there, missing = (sorted(each) for each in (own[layers[0]] & fused, needed - own[layers[0]]))
+        reason = (
+            f"layer {layers[0]} has LoRA on {', '.join(there)} and none on {', '.join(missing)}: SGLang "
+            "0.5.23 computes these as one, and refuses the adapter or ends at its first request"
+        )
+        fix = merge_fix(adapter, model)
+        yield Finding(arm=adapter.name, rule="fused-layers", severity="refused", reason=reason, fix=fix)
