@@ -8,6 +8,7 @@ from lora_eval.errors import InputError
 from lora_eval.judges.calibrate import calibrate, calibration_plan, read_pairs
 from lora_eval.judges.profiles import load_profile
 from lora_eval.judges.run import run_plan
+from lora_eval.judges.tables import calibration_text
 from tests.judges.stub import StubJudge
 
 
@@ -15,9 +16,9 @@ def pairs(better, worse, n=30):
     return [(f"Question {i}?", f"QUALITY={better(i)}", f"QUALITY={worse(i)}") for i in range(n)]
 
 
-def measured(tmp_path, labelled, *, bias=0.0, fault=None):
+def measured(tmp_path, labelled, *, bias=0.0, fault=None, judge="openai-text"):
     with StubJudge(bias=bias, fault=fault) as stub:
-        plan = calibration_plan(load_profile("openai-text", model="stub", base_url=stub.url), labelled)
+        plan = calibration_plan(load_profile(judge, model="stub", base_url=stub.url), labelled)
         return plan, calibrate(plan, run_plan(plan, tmp_path / "out", max_cost=None).verdicts)
 
 
@@ -47,6 +48,21 @@ def test_a_judge_that_follows_the_position_is_refused(tmp_path):
 def test_a_judge_without_verdicts_is_refused(tmp_path):
     _, found = measured(tmp_path, pairs(lambda i: 1, lambda i: 0, n=3), fault="garbage")
     assert (found.n, found.n_invalid, found.agreement, found.passed) == (0, 3, None, False)
+
+
+def test_a_judge_that_rates_one_answer_is_measured_by_both_ratings(tmp_path):
+    """Of 30 pairs 10 are rated alike, 12 the right way round and 8 the wrong way."""
+    labelled = pairs(lambda i: 5 if i < 10 else 8 if i < 22 else 3, lambda i: 5)
+    plan, found = measured(tmp_path, labelled, judge="mtbench-single")
+    assert len(plan.calls) == 60 + 6
+    assert (found.n, found.n_invalid, found.agreement) == (30, 0, pytest.approx((12 + 5) / 30))
+    assert (found.order_agreement, found.position_rate, found.passed) == (None, None, True)
+    assert (found.repeats, found.repeat_agreement) == (6, 1.0)
+    assert "both orders" not in calibration_text(found)
+    _, wrong = measured(tmp_path / "wrong", [(q, b, a) for q, a, b in labelled], judge="mtbench-single")
+    assert not wrong.passed
+    _, silent = measured(tmp_path / "silent", labelled[:3], judge="mtbench-single", fault="garbage")
+    assert (silent.n, silent.n_invalid, silent.reasons) == (0, 3, ("no pair has all of its verdicts",))
 
 
 def test_labelled_pairs_of_both_kinds(write_rows):

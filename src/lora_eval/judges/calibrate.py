@@ -1,4 +1,4 @@
-"""Is the judge any good? Pairs whose better answer is known, judged in both orders, some of them twice."""
+"""Is the judge any good? Pairs whose better answer is known: judged in both orders, or each answer rated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_eval.judges.files import PlacedRow, Problems, clean_text, parse_rows
 from lora_eval.judges.games import pair_rates
 from lora_eval.judges.mt_bench import Question
 from lora_eval.judges.own_rows import games, last_replies
-from lora_eval.records import Calibration, JudgeProfile, JudgeVerdict
+from lora_eval.records import Calibration, JudgeProfile, JudgeSuite, JudgeVerdict
 from lora_eval.stats import paired_scores
 
 REPEATED = 10  # one call in so many is asked twice
@@ -32,7 +32,7 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
 
 
 def calibration_plan(profile: JudgeProfile, pairs: Sequence[Pair]) -> Plan:
-    """Return the calls: both orders of every pair, and a tenth of them once more."""
+    """Return the calls: both orders of every pair, or a rating of each answer; a tenth of them once more."""
     keys = [
         f"{number:05d}-{hashlib.sha256(pair[0].encode()).hexdigest()[:8]}"
         for number, pair in enumerate(pairs)
@@ -42,8 +42,9 @@ def calibration_plan(profile: JudgeProfile, pairs: Sequence[Pair]) -> Plan:
         AnswerSet(arm, Path(), {key: (pair[place],) for key, pair in zip(keys, pairs, strict=True)}, asked)
         for arm, place in ((_WORSE, 2), (_BETTER, 1))
     ]
-    once = make_plan("pairwise", profile, sets)
-    again = make_plan("pairwise", profile, sets, repeats=2)
+    suite: JudgeSuite = "mt-bench" if profile.mode == "single" else "pairwise"
+    once = make_plan(suite, profile, sets)
+    again = make_plan(suite, profile, sets, repeats=2)
     drawn = {call.prompt for call in once.calls if int(call.prompt[:5]) % REPEATED == 0}
     repeated = [call for call in again.calls if call.repeat == 1 and call.prompt in drawn]
     return Plan(profile, once.judge, numbered([*once.calls, *repeated]))
@@ -52,22 +53,28 @@ def calibration_plan(profile: JudgeProfile, pairs: Sequence[Pair]) -> Plan:
 def calibrate(plan: Plan, verdicts: Sequence[JudgeVerdict], level: float = 0.95) -> Calibration:
     """Return what the verdicts on labelled pairs say of the judge."""
     replies = last_replies(verdicts)
-    (rate,) = pair_rates(games([verdict for verdict in replies if verdict.repeat == 0]), level)
-    right = [1.0 if score > 0.5 else 0.0 if score < 0.5 else 0.5 for score in _scores(replies)]
+    once = [verdict for verdict in replies if verdict.repeat == 0]
+    orders = position = None
+    if plan.profile.mode == "pair":
+        (rate,) = pair_rates(games(once), level)
+        orders, position = rate.order_agreement, rate.position_rate
+    scores = _scores(once)
+    known = [score for score in scores if score is not None]
+    right = [1.0 if score > 0.5 else 0.0 if score < 0.5 else 0.5 for score in known]
     chance = paired_scores(np.full(len(right), 0.5), np.asarray(right), level=level)
     agreement = float(np.mean(right)) if right else None
     same, repeats = _repeats(replies)
-    reasons = _reasons(agreement, rate.order_agreement, rate.position_rate)
+    reasons = _reasons(agreement, orders, position)
     return Calibration(
         judge=plan.judge,
-        n=rate.n,
-        n_invalid=rate.n_invalid,
+        n=len(right),
+        n_invalid=len(scores) - len(right),
         agreement=agreement,
         ci_low=None if chance.ci_low is None else max(0.0, 0.5 + chance.ci_low),
         ci_high=None if chance.ci_high is None else min(1.0, 0.5 + chance.ci_high),
         level=level,
-        order_agreement=rate.order_agreement,
-        position_rate=rate.position_rate,
+        order_agreement=orders,
+        position_rate=position,
         repeat_agreement=same / repeats if repeats else None,
         repeats=repeats,
         passed=not reasons,
@@ -75,32 +82,44 @@ def calibrate(plan: Plan, verdicts: Sequence[JudgeVerdict], level: float = 0.95)
     )
 
 
-def _scores(replies: Sequence[JudgeVerdict]) -> list[float]:
-    """The mean score of the better answer on each pair that has a verdict in both orders."""
-    by_prompt: dict[str, list[float | None]] = {}
-    for verdict in replies:
-        if verdict.repeat == 0:
-            by_prompt.setdefault(verdict.prompt, []).append(verdict.value)
-    found = []
-    for values in by_prompt.values():
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            found.append(sum(known) / len(known))
-    return found
+def _scores(once: Sequence[JudgeVerdict]) -> list[float | None]:
+    """The mean score of the better answer on each pair, None where a verdict or rating is missing."""
+    by_prompt: dict[str, list[JudgeVerdict]] = {}
+    for verdict in once:
+        by_prompt.setdefault(verdict.prompt, []).append(verdict)
+    return [_score(own) for own in by_prompt.values()]
+
+
+def _score(own: Sequence[JudgeVerdict]) -> float | None:
+    known = {(verdict.a, verdict.first): verdict.value for verdict in own if verdict.value is not None}
+    if len(known) < len(own):
+        return None
+    if own[0].b is not None:
+        return sum(known.values()) / len(known)
+    worse, better = known[_WORSE, "a"], known[_BETTER, "a"]
+    return (1.0 + (better > worse) - (better < worse)) / 2.0
 
 
 def _repeats(replies: Sequence[JudgeVerdict]) -> tuple[int, int]:
     """How many of the calls asked twice got the same verdict, and how many there are."""
-    first = {(v.prompt, v.first): v.value for v in replies if v.repeat == 0}
-    again = {(v.prompt, v.first): v.value for v in replies if v.repeat == 1}
+    first, again = (
+        {(v.prompt, v.a, v.first): _said(v) for v in replies if v.repeat == repeat} for repeat in (0, 1)
+    )
     both = [(first.get(place), value) for place, value in again.items()]
     decided = [(a, b) for a, b in both if a is not None and b is not None]
-    return sum((a > 0.5) - (a < 0.5) == (b > 0.5) - (b < 0.5) for a, b in decided), len(decided)
+    return sum(a == b for a, b in decided), len(decided)
+
+
+def _said(verdict: JudgeVerdict) -> float | None:
+    """The rating, or which answer is better: probabilities of one side are one verdict."""
+    if verdict.value is None or verdict.b is None:
+        return verdict.value
+    return float((verdict.value > 0.5) - (verdict.value < 0.5))
 
 
 def _reasons(agreement: float | None, orders: float | None, position: float | None) -> list[str]:
     if agreement is None:
-        return ["no pair has a verdict in both orders"]
+        return ["no pair has all of its verdicts"]
     reasons = []
     if agreement <= 0.5:
         reasons.append(f"right on {100 * agreement:.1f} % of the pairs: no better than a coin")

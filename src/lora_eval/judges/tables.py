@@ -77,7 +77,7 @@ def calibration_text(found: Calibration) -> str:
     """Return the calibration in sentences."""
     verdict = "PASSED" if found.passed else f"REFUSED: {'; '.join(found.reasons)}"
     interval = _interval(found.ci_low, found.ci_high, 1, scale=100.0)
-    return "\n".join([
+    lines = [
         f"Judge: {found.judge}",
         f"Right on {_percent(found.agreement)} % of {found.n} pairs ({interval}), "
         f"{found.n_invalid} without a verdict",
@@ -85,7 +85,10 @@ def calibration_text(found: Calibration) -> str:
         f"shown first: {_percent(found.position_rate)} %",
         f"Same verdict when asked again: {_percent(found.repeat_agreement)} % of {found.repeats}",
         verdict,
-    ])  # fmt: skip
+    ]
+    if found.order_agreement is None and found.position_rate is None:
+        del lines[2]  # it rates one answer at a time
+    return "\n".join(lines)
 
 
 def control_text(found: Mapping[str, Any]) -> str:

@@ -93,8 +93,9 @@ class Calibration(Record):
     """How far a judge can be trusted, on pairs whose better answer is known.
 
     `agreement` is the share of pairs on which the judge (both orders averaged; a tie counts half) is right,
-    with its interval. `position_rate` and `order_agreement` are those of `PairRate`, `repeat_agreement` the
-    share of calls that got the same verdict when asked again (None: nothing was). `passed` is False, with
+    with its interval. `position_rate` and `order_agreement` are those of `PairRate`, None for a judge that
+    rates one answer at a time; `repeat_agreement` is the share of calls that got the same verdict when asked
+    again (None: nothing was). `passed` is False, with
     `reasons`, where the judge is no better than chance or follows the position.
     """
 
