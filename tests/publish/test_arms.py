@@ -34,7 +34,8 @@ def test_what_a_judge_said_is_published_and_checked(
         (tmp_path / "repo" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "repo" / path).write_bytes(content.read())
     card = found.contents["README.md"].read().decode()
-    assert "| pairwise (target) | preference | 8 | " in card
+    (line,) = (line for line in card.splitlines() if line.startswith("| pairwise (target) | "))
+    assert line.endswith(" | 8 | preference |")
     assert "Noted while measuring: judged by " in card
     status, out, _ = publish_cli("--check", tmp_path / "repo")
     assert (status, out) == (0, out)

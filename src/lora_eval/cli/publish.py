@@ -205,6 +205,10 @@ def _show_plan(prepared: Prepared, *, as_json: bool) -> None:
         return
     for path, size in files.items():
         click.echo(f"{size:>14,}  {path}")
+    if prepared.repo_type == "model" and prepared.base_license is None:
+        click.echo(
+            "the base's licence is not known here: it is asked for on the Hub before publishing", err=True
+        )
     click.echo(f"{sum(files.values()):>14,}  bytes in {len(files)} files, for {prepared.repo_id}")
 
 

@@ -136,7 +136,7 @@ def _training_runs(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]
         yield "One training was measured; intervals say nothing of how another seed would have come out."
 
 
-def opening(header: Run | None, records: Records) -> tuple[str, str]:
+def opening(header: Run | None, records: Records) -> tuple[str, tuple[str, ...]]:
     """Return how the base was opened when the adapter was measured: the argument of `from_pretrained`, and
     those of `BitsAndBytesConfig`; as in training where there is no header of the run. Empty: as by default.
     """
@@ -150,8 +150,8 @@ def served_rank(rank: int) -> int:
     return next(size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= min(rank, 512))
 
 
-def _arguments(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in (values or {}).items())
+def _arguments(values: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return tuple(f"{key}={value!r}" for key, value in (values or {}).items())
 
 
 def loaders(kind: str) -> dict[str, str]:

@@ -30,11 +30,12 @@ from lora_eval.schema import read_record
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that will be in the repository, by path."""
+    """Everything that will be in the repository, by path; and the licence of a model's base, where known."""
 
     repo_id: str
     contents: dict[str, Content]
     repo_type: RepoType = "model"
+    base_license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def prepare(folder: Path, comparison: Path, options: Options) -> Prepared:
     contents |= gather_records(records, runs, publication)
     problems += text_problems(contents)
     _refuse(problems, failed)
-    return Prepared(options.repo_id, with_publication(contents, publication))
+    whole = with_publication(contents, publication)
+    return Prepared(options.repo_id, whole, base_license=options.base_license)
 
 
 def publish(prepared: Prepared, *, private: bool, progress: Progress) -> Published:
