@@ -24,7 +24,7 @@ from lora_eval.models.quiet import quiet
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
 
-_WORKER = Path(__file__).with_name("awq_worker.py")
+_WORKER = ("awq_worker.py", "worker_main.py")
 
 
 class AwqExporter:
@@ -48,10 +48,8 @@ class AwqExporter:
         calibration = calibrate(request, settings)
         python = find_python(request.options.get("python"), request.progress)
         with scratch_folder("awq") as scratch:
-            # A copy: beside the worker lie modules that would hide packages of the same name.
-            worker = Path(shutil.copy(_WORKER, scratch))
             answer = run_worker(
-                [python, worker],
+                [python, "-m", _worker(scratch)],
                 {"settings": settings, "rows": calibration.rows},
                 request,
                 library="llm-compressor",
@@ -101,6 +99,19 @@ def check_written(out: Path, modules: list[str], row: list[int]) -> None:
         logits = load_base(out, device="cpu")(torch.tensor([row[:64]])).logits
     if not torch.isfinite(logits).all():
         raise VerificationFailed("the quantized model gives logits that are not finite")
+
+
+def _worker(scratch: Path) -> str:
+    """Put the worker's modules into the scratch folder, where it runs, as a package with nothing else: the
+    rest of ours is not to be found there. Returns the module's name.
+    """
+    package = scratch / "lora_eval" / "exporters"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    for name in _WORKER:
+        shutil.copy(Path(__file__).with_name(name), package)
+    return "lora_eval.exporters.awq_worker"
 
 
 def _environment(scratch: Path) -> dict[str, str]:

@@ -1,44 +1,27 @@
-"""The process in which gptqmodel runs: `python -m lora_eval.exporters.gptq_worker TASK.json`.
-
-The home of gptqmodel. Speaks in JSON lines on its first stdout; whatever libraries print goes to stderr.
-"""
+"""The process in which gptqmodel runs: `python -m lora_eval.exporters.gptq_worker TASK.json`. Its home."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from lora_eval.exporters.worker_main import Say, answer
 
 
-def main(task: Path) -> int:
-    """Quantize as the task says, load the result again, say what was found."""
-    # gptqmodel prints a banner and progress on stdout: only we may write to the real one.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    values = json.loads(task.read_text("utf-8"))
-    try:
-        names = quantize(values, answers)
-        check_reload(Path(values["out"]), names, values["rows"][0])
-    except (ValueError, NotImplementedError, RuntimeError, TypeError, KeyError, OSError) as error:
-        say(answers, {"error": f"{type(error).__name__}: {error}"})
-        raise
-    say(answers, {"modules": len(names)})
-    return 0
+def work(values: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Quantize as the task says, load the result again; returns how many modules were quantized."""
+    names = quantize(values, say)
+    check_reload(Path(values["out"]), names, values["rows"][0])
+    return {"modules": len(names)}
 
 
-def quantize(values: dict[str, Any], answers: IO[str]) -> list[str]:
+def quantize(values: dict[str, Any], say: Say) -> list[str]:
     """Quantize and save the model; returns the names of the quantized modules."""
-    import numpy
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
 
     settings = values["settings"]
-    random.seed(settings["seed"])
-    numpy.random.seed(settings["seed"])
-    torch.manual_seed(settings["seed"])
     config = QuantizeConfig(
         bits=settings["bits"],
         group_size=settings["group_size"],
@@ -53,7 +36,7 @@ def quantize(values: dict[str, Any], answers: IO[str]) -> list[str]:
 
     def layer_complete(layer_idx: int, submodule_finalized: bool) -> None:
         if submodule_finalized:
-            say(answers, {"layer": layer_idx + 1, "layers": layers})
+            say({"layer": layer_idx + 1, "layers": layers})
 
     model.layer_callback = layer_complete
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in values["rows"]]
@@ -80,10 +63,5 @@ def check_reload(out: Path, names: list[str], row: list[int]) -> None:
         raise RuntimeError("the quantized model gives logits that are not finite")
 
 
-def say(answers: IO[str], event: dict[str, Any]) -> None:
-    """Write one line to the process that waits."""
-    print(json.dumps(event), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(answer(Path(sys.argv[1]), work))
