@@ -85,8 +85,12 @@ def test_what_was_not_run_is_said_not_to_be(measured: Path, tiny_llama: Path, hu
     assert (
         f"lora-eval's own tests run this, on a small model, with {facts.loaders('adapter')['vllm']}." in card
     )
-    for server in ("SGLang", "TGI"):
-        assert f"{server}. This was not run by lora-eval's tests." in card
+    assert (
+        f"SGLang. lora-eval's own tests run this, on a small model, with {facts.loaders('adapter')['sglang']}"
+        in card
+    )
+    assert "TGI. This was not run by lora-eval's tests." in card
+    assert set(facts.loaders("gptq")) == set()
     assert [command.split()[0] for command in blocks(card, "text")] == [
         "vllm", "python", "text-generation-launcher",
     ]  # fmt: skip
