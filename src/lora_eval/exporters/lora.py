@@ -82,7 +82,7 @@ class Adapter:
     @property
     def initial(self) -> str:
         """How the matrices began, in lower case: `true`, `gaussian`, `pissa`, ..."""
-        return str(self.config.get("init_lora_weights", True)).lower()
+        return _initial(self.config)
 
     def tensor(self, name: str) -> Any:
         """Return one tensor as it is stored."""
@@ -171,31 +171,41 @@ def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"{folder}: peft_type is {kind!r}; expected LORA (DoRA and rsLoRA included)")
-    initial = str(config.get("init_lora_weights", True)).lower()
+    problems = refusals(config)
+    if "init_lora_weights" in problems:
+        raise ModelError(
+            f"{folder}: init_lora_weights is '{_initial(config)}': {problems['init_lora_weights']}; save the "
+            "adapter as an ordinary LoRA, with "
+            "save_pretrained(path_initial_model_for_weight_conversion=...), and export that"
+        )
+    if problems:
+        listed = ", ".join(f"{key}={config[key]!r}{why and f' ({why})'}" for key, why in problems.items())
+        raise ModelError(f"{folder}: adapter_config.json has {listed}; merging that is not supported")
+
+
+def refusals(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of a LoraConfig with which an adapter cannot be merged, each with the reason (empty
+    where it is only not known here); empty where it can be.
+    """
+    initial, found = _initial(config), {}
     if initial not in _INITIAL:
-        why = (
+        found["init_lora_weights"] = (
             "its beginning is drawn at random and not the same after loading (measured: logits 0.3 off)"
             if initial.startswith("pissa_niter")
             else "training began by changing the base's own weights in a way that cannot be repeated"
             if initial.startswith(("corda", "loftq", "lora_ga"))
             else "that way to begin is not known here"
         )
-        raise ModelError(
-            f"{folder}: init_lora_weights is '{initial}': {why}; save the adapter as an ordinary LoRA, with "
-            "save_pretrained(path_initial_model_for_weight_conversion=...), and export that"
-        )
-    problems = [
-        f"{key}={value!r}" + (f" ({_REASONS[key]})" if key in _REASONS else "")
-        for key, value in config.items()
-        if value
-        and key not in _KNOWN
+    for key, value in config.items():
         # PEFT writes a section that its beginning does not read as {} or with its defaults.
-        and not (key.removesuffix("_config") in ("corda", "lora_ga", "loftq") and initial != key[:-7])
-    ]
-    if problems:
-        raise ModelError(
-            f"{folder}: adapter_config.json has {', '.join(problems)}; merging that is not supported"
-        )
+        unread = key.removesuffix("_config") in ("corda", "lora_ga", "loftq") and initial != key[:-7]
+        if value and key not in _KNOWN and not unread:
+            found[key] = _REASONS.get(key, "")
+    return found
+
+
+def _initial(config: Mapping[str, Any]) -> str:
+    return str(config.get("init_lora_weights", True)).lower()
 
 
 def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
