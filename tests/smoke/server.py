@@ -61,7 +61,8 @@ class TinyServer:
     max_model_len: int = 1024
     allow_load: bool = True
     has_tokenize: bool = True
-    joined_names: bool = False  # as SGLang: BASE:ADAPTER is an adapter, a name without a colon is the base
+    # As SGLang: BASE:ADAPTER is an adapter, a name without a colon the base, and loads are not below /v1.
+    joined_names: bool = False
     fail_first: int = 0  # so many requests are answered with 503
     calls: Counter[str] = field(default_factory=Counter)
     most_in_flight: Counter[str] = field(default_factory=Counter)
@@ -105,7 +106,11 @@ class TinyServer:
         if self.has_tokenize:
             routes["/tokenize"] = self._tokenize
         if self.allow_load:
-            routes |= {"/v1/load_lora_adapter": self._load, "/v1/unload_lora_adapter": self._unload}
+            before = "" if self.joined_names else "/v1"
+            routes |= {
+                f"{before}/load_lora_adapter": self._load,
+                f"{before}/unload_lora_adapter": self._unload,
+            }
         if place not in routes:
             raise Fault(404, "Not Found")
         return routes[place](body)

@@ -146,8 +146,10 @@ def test_adapters_are_asked_as_sglang_names_them(tiny_llama: Path, two_adapters:
     """It lists `tuned`, answers requests for `tuned` with the base, and for `base:tuned` with the adapter."""
     joined = {f"base:{name}": path for name, path in two_adapters.items()}
     with TinyServer(tiny_llama, two_adapters, joined_names=True) as server:
-        found = smoke(server.url, Asked(tiny_llama, adapters=joined), _silent)
+        found = smoke(server.url, Asked(tiny_llama, adapters=joined, allow_load=True), _silent)
+        assert list(server.paths) == ["tuned", "other"]
         plain = smoke(server.url, Asked(tiny_llama, adapters=two_adapters), _silent)
     assert [check for check in found.checks if check.passed is not True] == []
+    assert {"hot-load", "reload-cache", "unload"} <= {check.name for check in found.checks}
     failed = {(check.name, check.arm) for check in plain.checks if check.passed is False}
     assert {("unknown-model", None), ("not-the-base", "tuned"), ("not-the-base", "other")} <= failed

@@ -30,11 +30,15 @@ def listed_entry(models: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[
     return next((e for key, e in models.items() if e.get("parent") and f"{e['parent']}:{key}" == name), None)
 
 
+def name_prefix(models: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return what stands before an adapter's listed name in requests: `BASE:` on SGLang, else nothing."""
+    entry = listed_entry(models, name)
+    return f"{entry['parent']}:" if entry is not None and name not in models else ""
+
+
 def unknown_name(models: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Return a name that a server which serves `name` does not have, of the same form."""
-    entry = listed_entry(models, name)
-    joined = entry is not None and name not in models
-    return f"{entry['parent']}:{UNKNOWN}" if entry is not None and joined else UNKNOWN
+    return name_prefix(models, name) + UNKNOWN
 
 
 Given = ParamSpec("Given")

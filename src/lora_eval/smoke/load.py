@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lora_eval.engines.http_client import Refused, is_loopback
-from lora_eval.engines.http_requests import COMPLETIONS
+from lora_eval.engines.http_requests import COMPLETIONS, name_prefix
 from lora_eval.errors import InputError, ServerError
 from lora_eval.protocols import GenerateRequest, Progress
 from lora_eval.records import SmokeLoad
@@ -48,7 +48,8 @@ def measure_load(
         reason = f"the server has {len(names)} adapters; with --allow-load copies are loaded for the time"
         if copied is not None and missing > 0:
             try:
-                names += stack.enter_context(loaded_copies(served, copied, missing))
+                prefix = name_prefix(served.models or {}, adapters[0])
+                names += stack.enter_context(loaded_copies(served, copied, missing, prefix))
             except Refused as error:
                 reason = f"the server has {len(names)} adapters, and loads no copies: {error}"
         found = []

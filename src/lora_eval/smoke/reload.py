@@ -13,24 +13,42 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lora_eval.engines.http_client import Refused
-from lora_eval.engines.http_requests import COMPLETIONS, read_answer
+from lora_eval.engines.http_requests import COMPLETIONS, name_prefix, read_answer
 from lora_eval.models.locate import adapter_weights
 from lora_eval.records import SmokeCheck
 from lora_eval.smoke.answers import distance
 from lora_eval.smoke.local import LocalArm
 from lora_eval.smoke.served import Outcome, Served, bodies_of, outcome
 
-LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+LOAD, UNLOAD = "load_lora_adapter", "unload_lora_adapter"
 _NO_ROUTE = (
     "the server does not load adapters while it runs ({error}); vLLM does with "
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 )
 
 
+def _tell(served: Served, what: str, **body: str) -> None:
+    """Ask for a load or an unload at vLLM's place, else at SGLang's.
+
+    Raises:
+        Refused: the server has neither, or does not do it.
+    """
+    try:
+        served.client.tell(f"/v1/{what}", body)
+    except Refused as error:
+        if not _no_route(error):
+            raise
+        served.client.tell(f"/{what}", body)
+
+
+def _no_route(error: Refused) -> bool:
+    return error.status in (404, 405) and "adapter" not in str(error).lower()
+
+
 @contextlib.contextmanager
-def loaded_copies(served: Served, adapter: Path, count: int) -> Iterator[list[str]]:
-    """Yield the names of `count` copies of an adapter that were loaded; they are unloaded afterwards. The
-    server must see this machine's temporary folder.
+def loaded_copies(served: Served, adapter: Path, count: int, prefix: str = "") -> Iterator[list[str]]:
+    """Yield what requests call `count` copies of an adapter that were loaded (`prefix` and their names); they
+    are unloaded afterwards. The server must see this machine's temporary folder.
 
     Raises:
         Refused: the server does not load one.
@@ -41,13 +59,13 @@ def loaded_copies(served: Served, adapter: Path, count: int) -> Iterator[list[st
             for number in range(count):
                 copy = shutil.copytree(adapter, Path(folder) / f"copy{number}")
                 name = f"lora-eval-smoke-{uuid.uuid4().hex[:8]}"
-                served.client.tell(LOAD, {"lora_name": name, "lora_path": str(copy)})
+                _tell(served, LOAD, lora_name=name, lora_path=str(copy))
                 names.append(name)
-            yield names
+            yield [prefix + name for name in names]
         finally:
             for name in names:
                 with contextlib.suppress(Refused):
-                    served.client.tell(UNLOAD, {"lora_name": name})
+                    _tell(served, UNLOAD, lora_name=name)
 
 
 def check_reload(served: Served, arm: LocalArm) -> list[SmokeCheck]:
@@ -68,18 +86,26 @@ def check_reload(served: Served, arm: LocalArm) -> list[SmokeCheck]:
                 step("unload", lambda: _unload(served, arm, name))
         finally:
             with contextlib.suppress(Refused):
-                served.client.tell(UNLOAD, {"lora_name": name})
+                _tell(served, UNLOAD, lora_name=name)
     return checks
+
+
+def _asked(served: Served, arm: LocalArm, name: str) -> str:
+    """What requests call an adapter that was loaded as `name`."""
+    return name_prefix(served.models or {}, arm.name) + name
 
 
 def _load(served: Served, arm: LocalArm, name: str, folder: Path) -> Outcome:
     try:
-        served.client.tell(LOAD, {"lora_name": name, "lora_path": str(folder)})
+        _tell(served, LOAD, lora_name=name, lora_path=str(folder))
     except Refused as error:
-        if error.status in (404, 405) and "adapter" not in str(error).lower():
+        if _no_route(error):
             return False, _NO_ROUTE.format(error=error)
         return False, f"a copy in {folder} is not loaded: {error}"
-    told = [read_answer(served.client.post(COMPLETIONS, b)) for b in bodies_of(name, arm.probe.generations)]
+    told = [
+        read_answer(served.client.post(COMPLETIONS, b))
+        for b in bodies_of(_asked(served, arm, name), arm.probe.generations)
+    ]
     found = distance(told, arm.expected, arm.tolerance, arm.tokenizer)
     if found.parted:
         return False, f"loaded while the server runs, it answers otherwise: {found.parted[0]}"
@@ -96,10 +122,13 @@ def _reload(served: Served, arm: LocalArm, name: str, folder: Path) -> Outcome:
         return None, f"cannot be told: the adapter's answers are only {apart:.2g} nats from the base's"
     if adapter_weights(folder).suffix != ".safetensors":
         return None, f"{arm.path}: weights in .bin are not written again; save the adapter as safetensors"
-    served.client.tell(UNLOAD, {"lora_name": name})
+    _tell(served, UNLOAD, lora_name=name)
     _zero(folder)
-    served.client.tell(LOAD, {"lora_name": name, "lora_path": str(folder)})
-    told = [read_answer(served.client.post(COMPLETIONS, b)) for b in bodies_of(name, arm.probe.generations)]
+    _tell(served, LOAD, lora_name=name, lora_path=str(folder))
+    told = [
+        read_answer(served.client.post(COMPLETIONS, b))
+        for b in bodies_of(_asked(served, arm, name), arm.probe.generations)
+    ]
     found = distance(told, base, arm.tolerance, arm.tokenizer)
     longest = max(len(r.input_ids) for r in arm.probe.generations)
     if found.parted or found.away > arm.tolerance.mean:
@@ -113,9 +142,9 @@ def _reload(served: Served, arm: LocalArm, name: str, folder: Path) -> Outcome:
 
 
 def _unload(served: Served, arm: LocalArm, name: str) -> Outcome:
-    served.client.tell(UNLOAD, {"lora_name": name})
+    _tell(served, UNLOAD, lora_name=name)
     try:
-        served.client.post(COMPLETIONS, bodies_of(name, arm.probe.generations[:1])[0])
+        served.client.post(COMPLETIONS, bodies_of(_asked(served, arm, name), arm.probe.generations[:1])[0])
     except Refused as error:
         return True, f"an unloaded adapter is refused ({error.status})"
     return False, "an unloaded adapter is still answered for"
