@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -174,3 +176,26 @@ def test_the_body_of_a_request():
     function = body["tools"][0]["function"]
     assert function["parameters"]["properties"]["verdict"]["enum"] == ["A", "B", "C"]
     assert body["tool_choice"]["function"]["name"] == function["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "digest", "slots"),
+    [
+        ("arena-hard", 0, "03f68010febd7a6405102ef882b4dd5a9700c56b2e1ff286d3b38f5d3a929bbf", {}),
+        ("arena-hard", 1, "6493137bba2d5794a0009d56653cca1735f4140338f24203060e25c0e31d7209",
+         {"{answer_a}": "{prediction}", "{answer_b}": "{prediction2}"}),
+        ("prometheus-relative", 0, "2d7f53af02b6a37c5701ed6a821289874a82615c0a6af9d181dc465b2fb5df20", {}),
+        ("prometheus-relative", 1, "2b992796d7579dc5af8241134830d116c57fb7c8687788443191c357ed826815",
+         {"{question}": "{instruction}", "{answer_a}": "{response_A}", "{answer_b}": "{response_B}",
+          "Which response does better what the instruction asks: correct, complete, clear, in the form asked "
+          "for?": "{rubric}"}),
+    ],
+)  # fmt: skip
+def test_prompts_of_others_are_theirs(name: str, place: int, digest: str, slots: dict[str, str]) -> None:
+    # Digests of the texts in opencompass 0.5.4 and prometheus-eval 0.1.20.
+    path = resource_folder("templates") / "judges" / "prompts" / f"{name}.yaml"
+    text = yaml.safe_load(path.read_text("utf-8"))["messages"][place]["content"]
+    for ours, theirs in slots.items():
+        assert ours in text
+        text = text.replace(ours, theirs)
+    assert hashlib.sha256(text.encode()).hexdigest() == digest

@@ -13,6 +13,7 @@ _REFERENCE = "reference"
 _NAMES = {
     "identity": "Base against itself through an adapter that does nothing",
     "determinism": "Base scored twice",
+    "judge": "Judge: base against its own second answers",
 }
 
 
