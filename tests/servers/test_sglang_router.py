@@ -126,4 +126,3 @@ def test_the_router_hands_names_on_and_takes_no_token_ids(
     with pytest.raises(InputError, match="takes texts only"):
         smoke(url, Asked(tiny_llama, base_name="llama", adapters=adapters), lambda *_: None)
     assert smoke(servers[1].url, Asked(tiny_llama, adapters=adapters), lambda *_: None).passed
-
