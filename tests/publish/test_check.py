@@ -141,6 +141,8 @@ def test_entries_of_eval_results_are_checked_by_our_own_schema(
 def test_a_folder_of_somebody_else(tmp_path: Path, publish_cli: Any) -> None:
     status, _, said = publish_cli("--check", tmp_path)
     assert (status, "not published by lora-eval" in said) == (2, True)
+    status, _, said = publish_cli("--check", tmp_path / "nothing")
+    assert (status, "no such folder" in said) == (2, True)
 
 
 def _task(record: Any, name: str) -> Any:

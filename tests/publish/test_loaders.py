@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_eval.publish import facts
+from lora_eval.schema import write_record
+from tests.publish.conftest import make_verification
 from tests.publish.hub_server import Hub
 from tests.publish.loading import blocks, published_card
 
@@ -72,12 +75,47 @@ def test_the_python_of_a_merged_models_card_loads_it(measured: Path, tiny_llama:
     )
 
 
+@pytest.fixture(scope="module")
+def quantized(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `measured` with `gptq/`, made from `merged/` and verified."""
+    from lora_eval.export import export
+
+    folder = shutil.copytree(measured, tmp_path_factory.mktemp("quantized") / "own")
+    chats = folder / "chats.jsonl"
+    rows = [
+        [{"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": "Here."}]
+        for n in range(40)
+    ]
+    chats.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    options = {"calibration": chats, "samples": 32}
+    lineage = export("gptq", base=folder / "merged", adapter=None, out=folder / "gptq", options=options)
+    record = make_verification(lineage.variants[1], lineage.variants[-1])
+    write_record(folder / "gptq" / "verification.json", record)
+    return folder
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_the_python_of_a_gptq_models_card_loads_it(quantized: Path, tiny_llama: Path, hub: Hub) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = run(published_card(hub, quantized, tiny_llama, "gptq"))
+    again = AutoModelForCausalLM.from_pretrained(quantized / "gptq")
+    assert torch.equal(logits(found["model"]), logits(again))
+    assert not torch.equal(
+        logits(again).float(), logits(AutoModelForCausalLM.from_pretrained(quantized / "merged")).float()
+    )
+
+
 def test_the_card_names_the_versions_that_our_environment_has() -> None:
     pins = (Path(__file__).parents[2] / "constraints" / "cpu.txt").read_text("utf-8").split()
-    versions = dict(pin.split("==") for pin in pins if "==" in pin)
+    versions = dict(pin.lower().split("==") for pin in pins if "==" in pin)
     both = f"transformers {versions['transformers']} and peft {versions['peft']}"
     assert facts.loaders("adapter")["python"] == both
     assert facts.loaders("merged")["python"] == f"transformers {versions['transformers']}"
+    gptq = f"transformers {versions['transformers']} and gptqmodel {versions['gptqmodel']}"
+    assert facts.loaders("gptq")["python"] == gptq
 
 
 def test_what_was_not_run_is_said_not_to_be(measured: Path, tiny_llama: Path, hub: Hub) -> None:
@@ -90,7 +128,7 @@ def test_what_was_not_run_is_said_not_to_be(measured: Path, tiny_llama: Path, hu
         in card
     )
     assert "TGI. This was not run by lora-eval's tests." in card
-    assert set(facts.loaders("gptq")) == set()
+    assert set(facts.loaders("awq")) == set()
     assert [command.split()[0] for command in blocks(card, "text")] == [
         "vllm", "python", "text-generation-launcher",
     ]  # fmt: skip

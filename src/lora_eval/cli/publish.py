@@ -159,6 +159,8 @@ def _check(place: str) -> list[Finding]:
     folder = Path(place)
     if folder.is_dir():
         return check_folder(folder, _again(folder))
+    if place.startswith((".", "/", "~")) or place.count("/") != 1:
+        raise InputError(f"--check {place}: no such folder, and no OWNER/NAME on the Hub")
     from lora_eval.publish.hub import Repository
 
     with tempfile.TemporaryDirectory() as temporary:
