@@ -180,6 +180,22 @@ def test_a_server_that_ends_at_two_prompts_at_a_time_is_used(tiny_llama: Path, t
         engine.close()
 
 
+def test_a_server_that_loads_adapters_is_scored_one_at_a_time_without_any(tiny_llama: Path) -> None:
+    with TinyServer(tiny_llama, {}, "dies", allow_load=True) as server:
+        engine = open_served(server.url, "base", tiny_llama, name="prod", progress=_silent)
+        assert len(engine.score("prod", _scores(), _silent)) == len(_scores())
+        assert server.most_in_flight["score"] == 1
+        engine.close()
+
+
+def test_a_server_without_adapters_is_scored_several_at_a_time(tiny_llama: Path) -> None:
+    with TinyServer(tiny_llama, {}, allow_load=False) as server:
+        engine = open_served(server.url, "base", tiny_llama, name="prod", progress=_silent)
+        engine.score("prod", _scores(), _silent)
+        assert server.most_in_flight["score"] > 1
+        engine.close()
+
+
 def test_prompts_scored_without_the_adapter_are_refused(tiny_llama: Path, tiny_adapter: Path) -> None:
     with TinyServer(tiny_llama, {"served": tiny_adapter}, "lm-head") as server:
         engine = open_served(server.url, "served", tiny_llama, name="prod", progress=_silent)

@@ -113,6 +113,8 @@ class TinyServer:
             }
         if place not in routes:
             raise Fault(404, "Not Found")
+        if method == "GET" and "load_lora" in place:
+            raise Fault(405, "Method Not Allowed")
         return routes[place](body)
 
     def _models(self) -> dict[str, Any]:
