@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import configparser
-import re
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_tox_runs_every_file_that_has_some() -> None:
     needing = [
         path.relative_to(CHECKOUT)
         for path in (CHECKOUT / "tests").rglob("test_*.py")
-        if re.search(r"^pytestmark = .*needs_vllm\(", path.read_text("utf-8"), re.MULTILINE)
+        if path != Path(__file__) and "needs_vllm(" in path.read_text("utf-8")
     ]
     assert len(needing) >= 6
     missed = [path for path in needing if not {str(path), *map(str, path.parents)} & set(run)]
