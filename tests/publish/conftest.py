@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,25 @@ def measured(tiny_llama: Path, tiny_adapter: Path, tmp_path_factory: pytest.Temp
     for arm, loaded in runs.items():
         write_run(out / "runs" / arm, loaded.run, loaded.rows)
     write_comparison(compare_loaded(runs, suite=make_suite()), runs, out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantized(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `measured` with `gptq/`, made from `merged/` and verified."""
+    from lora_eval.export import export
+
+    folder = shutil.copytree(measured, tmp_path_factory.mktemp("quantized") / "own")
+    chats = folder / "chats.jsonl"
+    rows = [
+        [{"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": "Here."}]
+        for n in range(40)
+    ]
+    chats.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    options = {"calibration": chats, "samples": 32}
+    lineage = export("gptq", base=folder / "merged", adapter=None, out=folder / "gptq", options=options)
+    record = make_verification(lineage.variants[1], lineage.variants[-1])
+    write_record(folder / "gptq" / "verification.json", record)
     return folder
 
 

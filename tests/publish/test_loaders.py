@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_eval.publish import facts
-from lora_eval.schema import write_record
-from tests.publish.conftest import make_verification
 from tests.publish.hub_server import Hub
 from tests.publish.loading import blocks, published_card
 
@@ -73,25 +70,6 @@ def test_the_python_of_a_merged_models_card_loads_it(measured: Path, tiny_llama:
     assert torch.equal(
         logits(found["model"]), logits(AutoModelForCausalLM.from_pretrained(measured / "merged"))
     )
-
-
-@pytest.fixture(scope="module")
-def quantized(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of `measured` with `gptq/`, made from `merged/` and verified."""
-    from lora_eval.export import export
-
-    folder = shutil.copytree(measured, tmp_path_factory.mktemp("quantized") / "own")
-    chats = folder / "chats.jsonl"
-    rows = [
-        [{"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": "Here."}]
-        for n in range(40)
-    ]
-    chats.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    options = {"calibration": chats, "samples": 32}
-    lineage = export("gptq", base=folder / "merged", adapter=None, out=folder / "gptq", options=options)
-    record = make_verification(lineage.variants[1], lineage.variants[-1])
-    write_record(folder / "gptq" / "verification.json", record)
-    return folder
 
 
 @pytest.mark.usefixtures("cache")

@@ -189,3 +189,16 @@ def test_headers_of_runs_are_records_and_go_with_them(measured: Path) -> None:
     assert header["variant"]["path"] == "me/tuned"
     assert not [path for path in texts if "samples" in path]
     assert "- suite: simulated" in texts["README.md"]
+
+
+def test_a_secret_in_a_record_is_not_published(own: Path) -> None:
+    token = "hf_" + "aB3" * 12
+    change(own, lambda record: record.update(notes=[f"downloaded with\n{token}"]))
+    change(
+        own, lambda record: record["steps"][0].update(arguments={"hub_token": token}), "adapter/lineage.json"
+    )
+    with pytest.raises(InputError) as caught:
+        ready(own)
+    for name in ("lineage.json", "evaluation/comparison.json", "README.md"):
+        assert f"{name}: holds a Hugging Face token" in str(caught.value)
+    assert token not in str(caught.value)

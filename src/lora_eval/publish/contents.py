@@ -12,6 +12,7 @@ from lora_eval.publish.content import Content
 from lora_eval.publish.records import EVALUATION, RECIPE, Records, portable_data
 from lora_eval.publish.refusals import check_file, header_paths, is_text, list_files, local_paths
 from lora_eval.publish.results_yaml import FOLDER, eval_results_yaml
+from lora_eval.publish.secrets import secrets_in_bytes
 from lora_eval.records import LoadedRun, Publication
 from lora_eval.records.publication import PublishedFile
 from lora_eval.runstore import HEADER
@@ -87,13 +88,15 @@ def with_publication(contents: Mapping[str, Content], publication: Publication) 
 
 def text_problems(contents: Mapping[str, Content]) -> Iterator[str]:
     """Yield every path of this machine that a text among the contents, or the metadata of weights, would give
-    away.
+    away; and every secret in what we write ourselves, such as a note in a record.
     """
     for path, content in contents.items():
         if path.endswith(".safetensors") and isinstance(content.source, Path):
             yield from header_paths(path, content.source)
         elif is_text(path, content.size):
             yield from local_paths(path, content.read().decode("utf-8", "replace"))
+        if isinstance(content.source, bytes) and not path.endswith(".parquet"):
+            yield from (f"{path}: {problem}" for problem in secrets_in_bytes(content.source))
 
 
 def render_reports(records: Records, runs: Mapping[str, LoadedRun]) -> dict[str, str]:

@@ -76,6 +76,11 @@ def secrets_in(path: Path) -> Iterator[str]:
     yield from _told(found)
 
 
+def secrets_in_bytes(data: bytes) -> Iterator[str]:
+    """Yield what a text that we write holds that looks like a secret."""
+    yield from _told(_names_in(data))
+
+
 def secrets_in_rows(rows: Iterable[SampleRow]) -> Iterator[str]:
     """Yield what the rows' texts hold that looks like a secret: Parquet is compressed, its bytes hide it."""
     yield from _told(_in_texts(text for row in rows for text in (row.prompt, row.output, row.target)))
