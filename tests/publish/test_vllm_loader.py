@@ -1,5 +1,5 @@
 """The vLLM command of a card is run word for word, against a hub on loopback; more arguments only make it fit
-this machine. vLLM's Python is $LORA_EVAL_VLLM_PYTHON, or this one; where neither has it, this is skipped.
+this machine (see tests/real_vllm.py).
 """
 
 from __future__ import annotations
@@ -11,24 +11,15 @@ import pytest
 
 from lora_eval.engines.http_client import ServerClient
 from lora_eval.engines.http_requests import COMPLETIONS
-from lora_eval.errors import InputError, MissingExtraError
 from lora_eval.publish import facts
 from lora_eval.serve import LocalServer, Serving, find_vllm
 from tests.publish.hub_server import Hub
 from tests.publish.loading import END, IDS, FromCard, blocks, continued, published_card, write_recipe
-
-
-def _missing() -> str:
-    try:
-        find_vllm()
-    except (MissingExtraError, InputError) as error:
-        return str(error)
-    return ""
+from tests.real_vllm import needs_vllm
 
 
 pytestmark = [
-    pytest.mark.skipif(bool(_missing()), reason=_missing()),
-    pytest.mark.slow,
+    *needs_vllm(),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 
