@@ -150,7 +150,7 @@ def test_an_overridden_gate_names_what_failed(own: Path) -> None:
     card = ready(own, override="a demonstration")["README.md"]
     assert "> **Published in spite of a failed gate.** The gate fails: 1 of 1 checks." in card
     line = next(line for line in card.splitlines() if line.startswith("> - "))
-    assert "max_drop: 0.001" in line
+    assert "max_drop 0.001" in line
     assert " on reading, adapter against base: " in line
 
 
