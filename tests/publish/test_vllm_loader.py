@@ -17,7 +17,6 @@ from tests.publish.hub_server import Hub
 from tests.publish.loading import END, IDS, FromCard, blocks, continued, published_card, write_recipe
 from tests.real_vllm import needs_vllm
 
-
 pytestmark = [
     *needs_vllm(),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
