@@ -70,8 +70,15 @@ def learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lear
 
 
 def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Learned:
-    _check_ids(client, model, tokenizer)
-    entries = _entries(client, model)
+    entries = _entries(client)
+    known = listed_entry(entries, model) is not None
+    # Of a name that it does not have SGLang says 400; a server of texts says 422, and lists other models.
+    _check_ids(client, model, tokenizer, (400, 422) if known or not entries else (422,))
+    if entries and not known:
+        raise ServerError(
+            f"{client.url}: has no model '{model}'{suggest(model, list(entries))}; it has "
+            f"{', '.join(entries)}"
+        )
     entry, notes = listed_entry(entries, model) or {}, []
     served = [int(e["max_model_len"]) for e in entries.values() if e.get("max_model_len")]
     # A scored text is a prompt, and one token is generated after it.
@@ -119,13 +126,15 @@ def _learn(client: ServerClient, model: str, tokenizer: Any, length: int) -> Lea
     )  # fmt: skip
 
 
-def _check_ids(client: ServerClient, model: str, tokenizer: Any) -> None:
-    """Raise ServerError where the server takes texts only: arms are compared on the same token ids."""
+def _check_ids(client: ServerClient, model: str, tokenizer: Any, told_by: tuple[int, ...]) -> None:
+    """Raise ServerError where the server takes texts only (a status of `told_by`): arms are compared on the
+    same token ids.
+    """
     ids = tokenizer.encode("a", add_special_tokens=False)
     try:
         client.post(COMPLETIONS, greedy_body(model, ids, 1))
     except Refused as error:
-        if error.status not in (400, 422):
+        if error.status not in told_by:
             return  # the name, perhaps: that is said better by the list of names
         raise ServerError(
             f"{client.url}: refuses completions of token ids with log-probabilities ({error}), so {model} "
@@ -134,18 +143,12 @@ def _check_ids(client: ServerClient, model: str, tokenizer: Any) -> None:
         ) from error
 
 
-def _entries(client: ServerClient, model: str) -> dict[str, dict[str, Any]]:
+def _entries(client: ServerClient) -> dict[str, dict[str, Any]]:
     """What the server lists by name; nothing where it lists nothing."""
     try:
-        found = {entry["id"]: entry for entry in client.get("/v1/models")["data"]}
+        return {entry["id"]: entry for entry in client.get("/v1/models")["data"]}
     except (Refused, KeyError, TypeError):
         return {}
-    if listed_entry(found, model) is None:
-        known = list(found)
-        raise ServerError(
-            f"{client.url}: has no model '{model}'{suggest(model, known)}; it has {', '.join(known)}"
-        )
-    return found
 
 
 def _has_lora(client: ServerClient, entries: dict[str, dict[str, Any]]) -> bool:
