@@ -105,6 +105,27 @@ def test_context_length(tiny_llama, copied) -> None:
     assert of_rule(ask("vllm", base, max_model_len=64), "context-length") == []
 
 
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize(
+    ("changes", "severities"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}, []),
+        ({"rope_parameters": None, "rope_theta": 500_000.0}, []),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}, ["ignored"]),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "rope_theta": 500_000.0}, []),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}}, ["ignored"]),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 10_000.0}}}, ["ignored"]),
+    ],
+)
+def test_positions_as_transformers_5_tells_them(server, changes, severities, tiny_llama, copied) -> None:
+    base = copied(tiny_llama)
+    edit_json(base, "config.json", **changes)
+
+    found = of_rule(ask(server, base), "positions")
+
+    assert [finding.severity for finding in found] == (severities if server in ("tgi", "lorax") else [])
+
+
 def test_the_cpu_build_keeps_a_slot_for_the_base(tiny_llama, make_adapter) -> None:
     two = {"a": make_adapter(), "b": make_adapter(r=8)}
 

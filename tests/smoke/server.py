@@ -136,7 +136,7 @@ class TinyServer:
             name = name.partition(":")[2] or self.base_name
         if name != self.base_name and name not in self.paths:
             if self.lie != "any-model":
-                raise Fault(404, f"The model `{name}` does not exist.")
+                raise Fault(400 if self.joined_names else 404, f"The model `{name}` does not exist.")
             return self.base_name
         names = list(self.paths)
         streams, chats = body.get("stream"), "messages" in body

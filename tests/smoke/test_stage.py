@@ -153,3 +153,10 @@ def test_adapters_are_asked_as_sglang_names_them(tiny_llama: Path, two_adapters:
     assert {"hot-load", "reload-cache", "unload"} <= {check.name for check in found.checks}
     failed = {(check.name, check.arm) for check in plain.checks if check.passed is False}
     assert {("unknown-model", None), ("not-the-base", "tuned"), ("not-the-base", "other")} <= failed
+
+
+def test_a_wrong_name_is_not_taken_for_a_server_of_texts(tiny_llama: Path, tiny_adapter: Path) -> None:
+    with TinyServer(tiny_llama, {"tuned": tiny_adapter}, joined_names=True) as server:
+        found = smoke(server.url, Asked(tiny_llama, adapters={"base:tunde": tiny_adapter}), _silent)
+    (failed,) = [check for check in found.checks if check.passed is False and check.arm]
+    assert (failed.name, failed.detail) == ("listed", "not listed; the server has base, tuned")

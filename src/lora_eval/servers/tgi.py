@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from lora_eval.protocols import DeployRequest
 from lora_eval.records import Finding
 from lora_eval.servers.base import Launch, LoraServer, Place, Plan, flags
-from lora_eval.servers.base_rules import untried_format
+from lora_eval.servers.base_rules import positions_findings, untried_format
 from lora_eval.servers.features import Answer, Answers
 from lora_eval.servers.inputs import Adapter, Model
 from lora_eval.servers.layout import adapter_folder
@@ -18,9 +18,10 @@ from lora_eval.servers.rules import partial_findings, target_findings
 from lora_eval.servers.texts import Packaging, legacy_tokenizer_config
 
 _ISSUES = "https://github.com/huggingface/text-generation-inference/issues"
+# `adapter_layers` in `models/__init__.py`: what is loaded. It knows lm_head as a layer, and loads none for it
+# (measured with its own shard: only a warning of unused weights).
 TARGETS = (
     "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj",
-    "lm_head",
 )  # fmt: skip
 TOKENIZER = "tokenizer_config.json"
 
@@ -67,8 +68,9 @@ class TgiServer(LoraServer):
     reserved_issue = f"{_ISSUES}/2939"
 
     def format_findings(self, request: DeployRequest, model: Model) -> Iterator[Finding]:
-        """Quantized weights were never tried."""
-        return untried_format(model, self.title)
+        """Quantized weights were never tried; positions must be told as transformers 4 reads them."""
+        yield from untried_format(model, self.title)
+        yield from positions_findings(model, self.title)
 
     def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
         """Layers that it has no LoRA for, and kinds of layers that only some layers adapt."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.engines.http_client import Refused, ServerClient
-from lora_eval.engines.http_requests import Unread
+from lora_eval.engines.http_requests import Unread, listed_entry
 from lora_eval.errors import InputError
 from lora_eval.protocols import Progress
 from lora_eval.records import Smoke, SmokeCheck
@@ -125,8 +125,10 @@ def _is_plain(served: Served, asked: Asked) -> bool:
     Raises:
         InputError: it does, and adapters are to be asked for.
     """
-    name = next(iter((*asked.models, *asked.adapters)))
-    if takes_ids(served, name):
+    asked_for, listed = (*asked.models, *asked.adapters), served.models or {}
+    # Of a name that it does not have a server may say 400, as of ids.
+    known = [name for name in asked_for if listed_entry(listed, name) is not None]
+    if takes_ids(served, next(iter((*known, *listed, *asked_for)))):
         return False
     if asked.adapters:
         raise InputError(
