@@ -30,6 +30,11 @@ LIKELIHOOD_METRICS: Mapping[str, Scale] = {
 }
 
 
+# What float32 arithmetic alone may do to a log-likelihood (docs/parity.md): servers and other kernels differ
+# by less than this on every item, but often in one direction, and so "significantly".
+ROUNDING = 1e-5
+
+
 @dataclass(frozen=True, slots=True)
 class PairedRows:
     """Rows of both arms in one order, and how many items only one arm has or that lack a value."""
@@ -93,25 +98,32 @@ def estimate_metric(
 ) -> Estimate:
     """Return b minus a for one metric by the method that its values call for.
 
-    `runs` are the differences of each training run (`run_center`) over which an arm's values are means.
+    An item whose two values agree within rounding has not changed. `runs` are the differences of each
+    training run (`run_center`) over which an arm's values are means.
     """
     clusters = clusters_of(pairs.first)
     if metric in LIKELIHOOD_METRICS:
         weights = [likelihood_weight(row, metric) for row in pairs.first]
+        a, b = (
+            [negative_log_likelihood(row, metric) for row in rows] for rows in (pairs.first, pairs.second)
+        )
+        b = without_rounding(a, b)
         return paired_likelihoods(
-            [negative_log_likelihood(row, metric) for row in pairs.first],
-            [negative_log_likelihood(row, metric) for row in pairs.second],
-            weights,
-            clusters,
-            level,
-            LIKELIHOOD_METRICS[metric],
-            method=method,
-            runs=runs,
+            a, b, weights, clusters, level, LIKELIHOOD_METRICS[metric], method=method, runs=runs
         )
     a, b = values_of(pairs.first, metric), values_of(pairs.second, metric)
+    b = without_rounding(a, b)
     if not runs and all(value in (0.0, 1.0) for value in (*a, *b)):
         return paired_binary(a, b, level, clusters, method=method)
     return paired_scores(a, b, clusters, level, method=method, runs=runs)
+
+
+def without_rounding(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Return b, with a's value where the two differ by no more than float32 arithmetic does."""
+    return [
+        first if abs(second - first) <= ROUNDING * max(abs(first), abs(second)) else second
+        for first, second in zip(a, b, strict=True)
+    ]
 
 
 def run_center(pairs: PairedRows, metric: str) -> float:
