@@ -71,13 +71,12 @@ def test_vllm_takes_its_commands(rendered, ask) -> None:
         words = words_of(rendered(case)[0])
         return [*words[words.index("--model") :], *more]
 
-    ray = ("--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray")
     two, cpu, alone, several, misspelt = ask(
         [
             (command("vllm"), False),
             (command("vllm-cpu"), False),
             (command("vllm-model"), False),
-            (command("vllm-two-gpus", *ray), True),  # this machine has neither GPUs nor Ray
+            (command("vllm-two-machines"), True),  # this machine has neither GPUs nor Ray
             (command("vllm", "--max-lora-rnk", "8"), False),
         ],
         rendered("vllm")[0],
