@@ -166,6 +166,8 @@ def test_a_finished_run_is_not_overwritten(finished, run_training: Callable) -> 
     [
         ("lora.init_lora_weights=pissa", "changes the base's own weights"),
         ("lora.bias=all", "trains the base's own biases"),
+        ("lora.alora_invocation_tokens=[5]", "no export could merge such an adapter"),
+        ("lora.target_parameters=[mlp.experts.up]", "no export could merge such an adapter"),
         ("lora.modules_to_save=[lm_head]", "set model.dtype=float32"),
         ("data.eval_files=[]", "nothing to evaluate on"),
         ("lora.target_modules=[no_such_layer]", "no_such_layer"),

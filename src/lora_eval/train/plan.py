@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_eval.chat import named_text, resolve_template, set_template
 from lora_eval.errors import InputError, ModelError, RecordError
+from lora_eval.exporters.lora import refusals
 from lora_eval.fingerprint import fingerprint_data, fingerprint_folder, sha256_file
 from lora_eval.models import load_tokenizer, resolve_model
 from lora_eval.models.adapters import changes_the_base
@@ -150,8 +151,9 @@ def _own_default(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _refuse_what_cannot_be_measured(recipe: Recipe) -> None:
-    """Raise RecordError for options with which the base could not be measured beside the adapter, or with
-    which the adapter does not survive saving (measured: `pissa_niter_*`; bf16 copies of embeddings).
+    """Raise RecordError for options with which the base could not be measured beside the adapter, with which
+    the adapter does not survive saving (measured: `pissa_niter_*`; bf16 copies of embeddings), or which no
+    export knows.
     """
     lora, source = recipe.lora, f"recipe '{recipe.name}'"
     problems = []
@@ -173,6 +175,12 @@ def _refuse_what_cannot_be_measured(recipe: Recipe) -> None:
         )
     if recipe.training.get("eval_strategy", "no") not in ("no", False) and not recipe.data.eval_files:
         problems.append("training.eval_strategy: there is nothing to evaluate on; set data.eval_files")
+    told = {"layer_replication"} | ({"init_lora_weights"} if changes_the_base(initial) else set())
+    problems += [
+        f"lora.{key}: no export could merge such an adapter" + (f" ({why})" if why else "")
+        for key, why in refusals(lora).items()
+        if key not in told
+    ]
     if problems:
         raise RecordError(source, problems)
 
