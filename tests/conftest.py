@@ -56,6 +56,20 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session")
+def llm_compressor() -> Path:
+    """A Python with llm-compressor: that of the variable, or the one that an export has kept."""
+    from lora_eval.exporters.environment import PYTHON, default_folder
+
+    python = Path(os.environ.get(PYTHON) or default_folder() / "bin" / "python")
+    if not python.is_file():
+        reason = f"llm-compressor is not installed here: set ${PYTHON}, or run `lora-eval export awq` once"
+        if os.environ.get("CI") == "true":  # tox makes an environment for it
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
+
+
+@pytest.fixture(scope="session")
 def run_cli() -> Callable[..., Result]:
     """`run_cli("recipe", "list")` runs the command in this process. A fault of ours (status 1) is raised."""
     from lora_eval.cli.main import run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,25 +14,12 @@ from safetensors.torch import load_file, save_file
 from lora_eval.errors import InputError, MissingExtraError, ModelError, VerificationFailed
 from lora_eval.export import export
 from lora_eval.exporters.awq import check_written
-from lora_eval.exporters.environment import PYTHON, default_folder
 from lora_eval.models import open_folder, read_lineage
 from lora_eval.verify import ArmPath, verify
 from tests.conftest import save_tiny_llama, save_tiny_tokenizer
 from tests.models.test_compressed import save_rounded_awq
 
 ROW = [72, 101, 108, 108, 111]
-
-
-@pytest.fixture(scope="module")
-def llm_compressor():
-    """A Python with llm-compressor: that of the variable, or the one that an export has kept."""
-    python = Path(os.environ.get(PYTHON) or default_folder() / "bin" / "python")
-    if not python.is_file():
-        reason = f"llm-compressor is not installed here: set ${PYTHON}, or run `lora-eval export awq` once"
-        if os.environ.get("CI") == "true":  # tox makes an environment for it
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return python
 
 
 @pytest.fixture(scope="module")

@@ -80,19 +80,29 @@ def measured(tiny_llama: Path, tiny_adapter: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def quantized(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `measured` with `gptq/`, made from `merged/` and verified."""
+    return _quantized("gptq", measured, tmp_path_factory.mktemp("quantized") / "own", {})
+
+
+@pytest.fixture(scope="module")
+def awq(measured: Path, llm_compressor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `measured` with `awq/`, made from `merged/` and verified."""
+    return _quantized("awq", measured, tmp_path_factory.mktemp("awq") / "own", {"python": llm_compressor})
+
+
+def _quantized(kind: str, measured: Path, folder: Path, options: dict[str, Any]) -> Path:
     from lora_eval.export import export
 
-    folder = shutil.copytree(measured, tmp_path_factory.mktemp("quantized") / "own")
+    shutil.copytree(measured, folder)
     chats = folder / "chats.jsonl"
     rows = [
         [{"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": "Here."}]
         for n in range(40)
     ]
     chats.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    options = {"calibration": chats, "samples": 32}
-    lineage = export("gptq", base=folder / "merged", adapter=None, out=folder / "gptq", options=options)
+    options = {"calibration": chats, "samples": 32} | options
+    lineage = export(kind, base=folder / "merged", adapter=None, out=folder / kind, options=options)
     record = make_verification(lineage.variants[1], lineage.variants[-1])
-    write_record(folder / "gptq" / "verification.json", record)
+    write_record(folder / kind / "verification.json", record)
     return folder
 
 

@@ -86,6 +86,20 @@ def test_the_python_of_a_gptq_models_card_loads_it(quantized: Path, tiny_llama: 
     )
 
 
+@pytest.mark.usefixtures("cache")
+@pytest.mark.slow
+def test_the_python_of_an_awq_models_card_loads_it(awq: Path, tiny_llama: Path, hub: Hub) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = run(published_card(hub, awq, tiny_llama, "awq"))
+    again = AutoModelForCausalLM.from_pretrained(awq / "awq")
+    assert torch.equal(logits(found["model"]), logits(again))
+    assert not torch.equal(
+        logits(again).float(), logits(AutoModelForCausalLM.from_pretrained(awq / "merged")).float()
+    )
+
+
 def test_the_card_names_the_versions_that_our_environment_has() -> None:
     pins = (Path(__file__).parents[2] / "constraints" / "cpu.txt").read_text("utf-8").split()
     versions = dict(pin.lower().split("==") for pin in pins if "==" in pin)
@@ -94,6 +108,8 @@ def test_the_card_names_the_versions_that_our_environment_has() -> None:
     assert facts.loaders("merged")["python"] == f"transformers {versions['transformers']}"
     gptq = f"transformers {versions['transformers']} and gptqmodel {versions['gptqmodel']}"
     assert facts.loaders("gptq")["python"] == gptq
+    awq = f"transformers {versions['transformers']} and compressed-tensors {versions['compressed-tensors']}"
+    assert facts.loaders("awq")["python"] == awq
 
 
 def test_what_was_not_run_is_said_not_to_be(measured: Path, tiny_llama: Path, hub: Hub) -> None:
@@ -106,7 +122,7 @@ def test_what_was_not_run_is_said_not_to_be(measured: Path, tiny_llama: Path, hu
         in card
     )
     assert "TGI. This was not run by lora-eval's tests." in card
-    assert set(facts.loaders("awq")) == set()
+    assert set(facts.loaders("awq")) == {"python", "vllm"}
     assert [command.split()[0] for command in blocks(card, "text")] == [
         "vllm", "python", "text-generation-launcher",
     ]  # fmt: skip

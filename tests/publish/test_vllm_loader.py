@@ -95,3 +95,15 @@ def test_a_gptq_model_from_its_card(quantized: Path, tiny_llama: Path, hub: Hub,
     with LocalServer(serving, print) as server:
         assert _served(server, "me/tuned")[:4] == continued(model)[:4]
     assert find_vllm().version in facts.loaders("gptq")["vllm"]
+
+
+def test_an_awq_model_from_its_card(awq: Path, tiny_llama: Path, hub: Hub, tmp_path: Path) -> None:
+    """Their kernels round otherwise: the first tokens are the same."""
+    from transformers import AutoModelForCausalLM
+
+    command = blocks(published_card(hub, awq, tiny_llama, "awq"), "text")[0]
+    model = AutoModelForCausalLM.from_pretrained(awq / "awq", dtype="bfloat16")
+    serving = _vllm(command, ("me/tuned",), awq / "awq", tmp_path, "bfloat16")
+    with LocalServer(serving, print) as server:
+        assert _served(server, "me/tuned")[:4] == continued(model)[:4]
+    assert find_vllm().version in facts.loaders("awq")["vllm"]
