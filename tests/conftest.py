@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from lora_eval.models.legacy import legacy_tokenizer
 
 # Before any library reads them: conftest is imported first. Child processes inherit them.
 _CACHE = Path(tempfile.mkdtemp(prefix="lora-eval-tests-"))
@@ -160,7 +163,8 @@ def save_tiny_llama(folder: Path, *, seed: int = 0, **config: object) -> None:
 
 def save_tiny_tokenizer(folder: Path, *, chat_template: str | None = CHATML) -> None:
     """Write the tokenizer of `tiny_llama`: token ids are byte values in the byte-level alphabet's order,
-    then `<|im_start|>` 256, `<|im_end|>` 257, `<|pad|>` 258.
+    then `<|im_start|>` 256, `<|im_end|>` 257, `<|pad|>` 258. Its tokenizer_config.json is of the form that
+    models on the Hub have, which transformers 4 wrote.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -181,6 +185,8 @@ def save_tiny_tokenizer(folder: Path, *, chat_template: str | None = CHATML) -> 
     )
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(legacy_tokenizer(json.loads(path.read_text("utf-8"))), indent=2), "utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 from lora_eval.errors import InputError
 from lora_eval.export import export
-from lora_eval.exporters.carry import carry_config, licence_of, pack_templates
+from lora_eval.exporters.carry import carry_config, licence_of, pack_templates, suit_server
 from tests.conftest import CHATML, save_tiny_tokenizer
 
 
@@ -34,6 +34,23 @@ def test_the_template_lies_where_the_server_looks(tmp_path, server, in_file, in_
     assert (tmp_path / "chat_template.jinja").is_file() == in_file
     assert inside(tmp_path) == (CHATML if in_config else None)
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHATML
+
+
+@pytest.mark.parametrize("server", [None, "tgi", "vllm", "sglang", "transformers"])
+def test_only_tgi_gets_the_words_of_transformers_4(tmp_path, server):
+    files = {
+        "tokenizer_config.json": {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"]},
+        "config.json": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    }
+    for name, config in files.items():
+        (tmp_path / name).write_text(json.dumps(config))
+    suit_server(tmp_path, server)
+    after = {name: json.loads((tmp_path / name).read_text()) for name in files}
+    if server != "tgi":
+        assert after == files
+    else:
+        assert after["tokenizer_config.json"]["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert after["config.json"] == files["config.json"] | {"rope_theta": 5e5}
 
 
 @pytest.mark.parametrize("server", [None, "tgi", "transformers"])

@@ -126,6 +126,25 @@ def test_positions_as_transformers_5_tells_them(server, changes, severities, tin
     assert [finding.severity for finding in found] == (severities if server in ("tgi", "lorax") else [])
 
 
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, False),
+        ({"tokenizer_class": "TokenizersBackend"}, True),
+        ({"extra_special_tokens": ["<|im_start|>"]}, True),
+        ({"extra_special_tokens": {"image_token": "<image>"}}, False),
+    ],
+)
+def test_a_tokenizer_as_transformers_5_saves_it(server, changes, refused, tiny_llama, copied) -> None:
+    base = copied(tiny_llama)
+    edit_json(base, "tokenizer_config.json", **changes)
+
+    found = of_rule(ask(server, base), "tokenizer")
+
+    assert [one.severity for one in found] == ["refused"] * (refused and server in ("tgi", "lorax"))
+
+
 def test_the_cpu_build_keeps_a_slot_for_the_base(tiny_llama, make_adapter) -> None:
     two = {"a": make_adapter(), "b": make_adapter(r=8)}
 

@@ -116,7 +116,7 @@ def test_the_router_hands_names_on_and_takes_no_token_ids(
             for name in told
         }
         assert told["llama"] != told["llama:support"]
-        with pytest.raises(Refused, match=r"^404: The model `nope`"):
+        with pytest.raises(Refused, match=r"^400: The model `nope`"):
             client.post("/v1/completions", text | {"model": "llama:nope"})
         with pytest.raises(Refused, match=r"^422"):
             client.post("/v1/completions", text | {"model": "llama", "prompt": [1, 2, 3]})

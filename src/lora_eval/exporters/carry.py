@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import ModelError
+from lora_eval.models.legacy import legacy_positions, legacy_tokenizer
 from lora_eval.models.locate import read_config
 
 _TOKENIZER = (
@@ -89,6 +90,15 @@ def pack_templates(out: Path, server: str | None) -> None:
             path = file if name == "default" else folder / f"{name}.jinja"
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
+
+
+def suit_server(out: Path, server: str | None) -> None:
+    """For TGI, whose transformers is older than what writes our files: in words that it reads, too."""
+    if server != "tgi":
+        return
+    for name, suited in (("tokenizer_config.json", legacy_tokenizer), ("config.json", legacy_positions)):
+        if (out / name).is_file():
+            _write_json(out / name, suited(read_config(out, name)))
 
 
 def carry_rest(sources: list[Path], out: Path) -> None:

@@ -27,6 +27,7 @@ from lora_eval.exporters.carry import (
     check_vocabulary,
     licence_of,
     pack_templates,
+    suit_server,
 )
 from lora_eval.exporters.combine import combined_request, read_combination
 from lora_eval.exporters.file_work import FileWork, file_work
@@ -234,6 +235,7 @@ def _carry(
     carry_config(request.base, out, precision.output, plan.config.changed())
     carry_tokenizer(sources, out)
     pack_templates(out, server)
+    suit_server(out, server)
     carry_rest(sources, out)
     carry_files(sources[0], out, (RECIPE,))
     config = base.config

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lora_eval.models.legacy import is_new_tokenizer
+from lora_eval.models.locate import read_config
 from lora_eval.records import Finding
 from lora_eval.servers.commands import requantize_fix
 from lora_eval.servers.inputs import Model
@@ -91,6 +93,20 @@ def vllm_format(model: Model, device: str) -> Iterator[Finding]:
         yield _format(model, "warning", f"{method} weights were never tried with vLLM 0.32 here")
     if any(path.suffix == ".gguf" for path in model.folder.iterdir()) and device == "cpu":
         yield _format(model, "warning", "vLLM 0.32 refuses GGUF files on a CPU; the safetensors are served")
+
+
+def tokenizer_findings(model: Model, server: str) -> Iterator[Finding]:
+    """The server opens the model folder's own tokenizer, and stops at one that transformers 5 has saved
+    (measured with the shard of TGI 3.3.7; what `--tokenizer-config-path` names is read by its router alone).
+    """
+    path = model.folder / "tokenizer_config.json"
+    if path.is_file() and is_new_tokenizer(read_config(model.folder, path.name)):
+        reason = (
+            f"tokenizer_config.json is written as transformers 5 does, and {server} stops at it: "
+            "tokenizer_class must be PreTrainedTokenizerFast, and additional_special_tokens hold the list of "
+            "extra_special_tokens; `lora-eval export merge --server tgi` writes it so"
+        )
+        yield Finding(arm=model.name, rule="tokenizer", severity="refused", reason=reason)
 
 
 def positions_findings(model: Model, server: str) -> Iterator[Finding]:

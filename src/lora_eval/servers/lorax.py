@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from lora_eval.protocols import DeployRequest
 from lora_eval.records import Finding
 from lora_eval.servers.base import Launch, LoraServer, Place, Plan, flags
-from lora_eval.servers.base_rules import positions_findings, untried_format
+from lora_eval.servers.base_rules import positions_findings, tokenizer_findings, untried_format
 from lora_eval.servers.inputs import Adapter, Model
 from lora_eval.servers.rules import partial_findings
 from lora_eval.servers.texts import Packaging, legacy_tokenizer_config
@@ -33,9 +33,10 @@ class LoraxServer(LoraServer):
     options = ("dtype", "max_model_len", "port", "targets")
 
     def format_findings(self, request: DeployRequest, model: Model) -> Iterator[Finding]:
-        """Quantized weights were never tried; positions must be told as transformers 4 reads them."""
+        """Quantized weights were never tried; files must be such as transformers 4 reads."""
         yield from untried_format(model, self.title)
         yield from positions_findings(model, self.title)
+        yield from tokenizer_findings(model, self.title)
 
     def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
         """Kinds of layers that only some layers adapt."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_eval.models.legacy import legacy_tokenizer
 from lora_eval.models.locate import read_config
 from lora_eval.records import Finding
 from lora_eval.servers.commands import merge_fix
@@ -170,8 +171,10 @@ def _stop_findings(adapter: Adapter, model: Model, packaging: Packaging) -> Iter
 
 
 def legacy_tokenizer_config(model: Model, template: str | None) -> Mapping[str, Any]:
-    """Return the base's tokenizer_config.json with the template in it, where TGI and LoRAX look for it."""
-    config = _config(model.folder, "tokenizer_config.json")
+    """Return the base's tokenizer_config.json as transformers 4 reads it, with the template in it, where TGI
+    and LoRAX look for it.
+    """
+    config = legacy_tokenizer(_config(model.folder, "tokenizer_config.json"))
     return config if template is None else config | {"chat_template": template}
 
 

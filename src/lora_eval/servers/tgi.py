@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from lora_eval.protocols import DeployRequest
 from lora_eval.records import Finding
 from lora_eval.servers.base import Launch, LoraServer, Place, Plan, flags
-from lora_eval.servers.base_rules import positions_findings, untried_format
+from lora_eval.servers.base_rules import positions_findings, tokenizer_findings, untried_format
 from lora_eval.servers.features import Answer, Answers
 from lora_eval.servers.inputs import Adapter, Model
 from lora_eval.servers.layout import adapter_folder
@@ -68,9 +68,10 @@ class TgiServer(LoraServer):
     reserved_issue = f"{_ISSUES}/2939"
 
     def format_findings(self, request: DeployRequest, model: Model) -> Iterator[Finding]:
-        """Quantized weights were never tried; positions must be told as transformers 4 reads them."""
+        """Quantized weights were never tried; files must be such as transformers 4 reads."""
         yield from untried_format(model, self.title)
         yield from positions_findings(model, self.title)
+        yield from tokenizer_findings(model, self.title)
 
     def adapter_findings(self, adapter: Adapter, model: Model) -> Iterator[Finding]:
         """Layers that it has no LoRA for, and kinds of layers that only some layers adapt."""
