@@ -75,7 +75,8 @@ class FromCard:
 
         hub = {
             "HF_ENDPOINT": constants.ENDPOINT, "HF_HUB_OFFLINE": "0", "HF_HOME": str(self.cache),
-            "HF_HUB_DISABLE_XET": "1",
+            # Set in this process by a library that has read HF_HOME, and then the place for all tests.
+            "HF_HUB_CACHE": str(self.cache / "hub"), "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip
         more = ["--host", self.host, "--port", str(port)]
         return Start([*self.command, *more], dict(os.environ) | dict(self.environment) | hub)

@@ -79,9 +79,11 @@ def test_an_adapter_in_the_last_slot_is_in_base_answers_of_mixed_batches(
     if not find_vllm().on_cpu:
         pytest.skip("a defect of the CPU build")
     serving = Serving(tiny_llama, adapters=two_adapters, dtype="float32", more=(*SMALL, "--max-loras", "2"))
+    asked, failed = Asked(tiny_llama, adapters=two_adapters), set()
     with LocalServer(serving, _silent) as server:
-        found = smoke(server.url, Asked(tiny_llama, adapters=two_adapters), _silent)
-    assert _failed(found) == {("mixed-batches", "base")}
+        for _ in range(6):  # on a busy machine vLLM may not get the requests into one batch
+            failed = failed or _failed(smoke(server.url, asked, _silent))
+    assert failed == {("mixed-batches", "base")}
 
 
 @pytest.mark.parametrize("how", ["kill", "terminate"])
