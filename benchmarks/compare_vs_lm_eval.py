@@ -51,7 +51,10 @@ def peer(arms: dict[str, str], task: str, tasks: Path, batch: int) -> dict:
         options = {"pretrained": arms["base"], "peft": path} if name == "adapter" else {"pretrained": path}
         model = HFLM(**options, dtype="float32", batch_size=batch, device="cpu")
         manager = TaskManager(include_path=str(tasks), include_defaults=False)
-        loaded = loaded or resident_gib()
+        if not loaded:
+            for parameter in model.model.parameters():
+                parameter.sum()  # weights are mapped, and in memory only once they were read
+            loaded = resident_gib()
         started, clock = time.process_time(), time.perf_counter()
         found = lm_eval.simple_evaluate(
             model=model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True
