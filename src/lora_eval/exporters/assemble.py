@@ -11,7 +11,7 @@ from typing import Any
 from lora_eval.exporters.audit import Sums, piece_sums, tensor_audit
 from lora_eval.exporters.base_files import BaseFiles
 from lora_eval.exporters.changes import Change, Start, check_finite
-from lora_eval.exporters.drift import DRIFTING, drifted
+from lora_eval.exporters.drift import drifted
 from lora_eval.exporters.file_work import FileWork
 from lora_eval.exporters.lora import Adapter, Edit
 from lora_eval.exporters.pieces import Workers, open_workers, row_ranges
@@ -19,6 +19,7 @@ from lora_eval.exporters.plan import Output, Plan
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.weights import INDEX, Writer, dtype_code, open_writer, read_metadata, write_index
 from lora_eval.models.locate import read_config
+from lora_eval.models.mergeable import DRIFTING
 from lora_eval.protocols import Progress
 from lora_eval.records.export import TensorAudit
 

@@ -23,11 +23,12 @@ from lora_eval.errors import InputError, ModelError
 from lora_eval.exporters.base_files import BaseFiles, open_base
 from lora_eval.exporters.calibration import RECIPE
 from lora_eval.exporters.carry import carry_companions, carry_files
-from lora_eval.exporters.drift import DRIFTING
+from lora_eval.exporters.drift import begin
 from lora_eval.exporters.lora import PREFIX, Adapter, Lora
 from lora_eval.exporters.plan import make_plan
 from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.models.lineage import read_lineage
+from lora_eval.models.mergeable import DRIFTING
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
 
@@ -124,7 +125,6 @@ def _beginning(
 ) -> tuple[Any, Any]:
     """Return A0 and B0, with which PEFT began on this layer, by PEFT's own layer."""
     import torch
-    from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
 
     weight = base.tensor(str(base.tensor_of(module)))
@@ -132,20 +132,9 @@ def _beginning(
     weight = weight.to(getattr(torch, dtype)) if dtype else weight
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight.contiguous().clone(), requires_grad=False)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        use_rslora=bool(adapter.config.get("use_rslora")),
-        init_lora_weights=adapter.initial,
-    )
-    try:
-        with torch.no_grad():
-            begun = Linear(layer, "default", config=config, r=lora.rank, lora_alpha=lora.alpha)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{adapter.folder}: init_lora_weights '{adapter.initial}' on {module}: PEFT cannot begin so: "
-            f"{error}"
-        ) from error
+    options = {"use_rslora": bool(adapter.config.get("use_rslora"))}
+    where = f"{adapter.folder}: init_lora_weights '{adapter.initial}' on {module}"
+    begun = begin(Linear, layer, lora, adapter.initial, options, where)
     return begun.lora_A["default"].weight.detach(), begun.lora_B["default"].weight.detach()
 
 

@@ -7,14 +7,13 @@ PiSSA: arXiv 2404.02948, section 3; OLoRA: arXiv 2406.01775, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.base_files import Layer
 from lora_eval.exporters.lora import Lora
-
-DRIFTING = ("pissa", "olora")
 
 
 def drifted(
@@ -28,33 +27,37 @@ def drifted(
     Raises:
         ModelError: PEFT cannot begin so on such a layer (PiSSA on 4-bit weights, OLoRA on Conv1D).
     """
-    import torch
-    from peft import LoraConfig
     from peft.tuners.lora import bnb
     from peft.tuners.lora import layer as plain
 
     module = _module(weight, layer, quantization)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        use_rslora=use_rslora,
-        init_lora_weights=initial,
-        fan_in_fan_out=layer.transposed,
-    )
     kind = bnb.Linear4bit if quantization is not None else plain.Linear
-    try:
-        with torch.no_grad():
-            kind(module, "default", config=config, r=lora.rank, lora_alpha=lora.alpha)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{folder}: init_lora_weights '{initial}' on {layer.module}: PEFT cannot begin so: {error}"
-        ) from error
+    options = {"use_rslora": use_rslora, "fan_in_fan_out": layer.transposed}
+    begin(kind, module, lora, initial, options, f"{folder}: init_lora_weights '{initial}' on {layer.module}")
     if quantization is not None:
         from lora_eval.models.dense import dequantized_nf4
 
         return dequantized_nf4(module)
     found = module.weight.detach()
     return found.T.contiguous() if layer.transposed else found
+
+
+def begin(kind: Any, module: Any, lora: Lora, initial: str, options: Mapping[str, Any], where: str) -> Any:
+    """Return PEFT's layer of this kind on `module` as training began, with A and B; what they take out of the
+    module's weight is gone from it. `options` are more of `LoraConfig`.
+
+    Raises:
+        ModelError: PEFT cannot begin so on such a layer; `where` begins the message.
+    """
+    import torch
+    from peft import LoraConfig
+
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, init_lora_weights=initial, **options)
+    try:
+        with torch.no_grad():
+            return kind(module, "default", config=config, r=lora.rank, lora_alpha=lora.alpha)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{where}: PEFT cannot begin so: {error}") from error
 
 
 def _module(weight: Any, layer: Layer, quantization: Any) -> Any:

@@ -11,26 +11,9 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.exporters.weights import read_header
 from lora_eval.models.locate import adapter_weights, read_adapter_config
+from lora_eval.models.mergeable import initial_of, merge_refusals
 
 PREFIX = "base_model.model."
-# Options that decide where and how large the change is and are read here, or that do not matter after
-# training. Every other option that is set refuses the merge: what we do not know cannot be merged right.
-_KNOWN = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
-    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
-}  # fmt: skip
-_REASONS = {
-    "target_parameters": "LoRA on fused parameters (experts)",
-    "layer_replication": "the model has other layers than the base",
-    "alora_invocation_tokens": "it acts only after those tokens, so no weights can stand for it",
-    "use_qalora": "its A reads the mean of a group of inputs",
-    "kasa_config": "KaSA cuts the base's smallest singular values off and adds a diagonal",
-}
-# Beginnings that leave the base as it is. PiSSA and OLoRA change it by a rule that `drift` repeats.
-_INITIAL = {"true", "false", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora"}
 _TOKENS = "trainable_tokens_delta"
 
 
@@ -81,8 +64,8 @@ class Adapter:
 
     @property
     def initial(self) -> str:
-        """How the matrices began, in lower case: `true`, `gaussian`, `pissa`, ..."""
-        return _initial(self.config)
+        """How the matrices began (`initial_of`)."""
+        return initial_of(self.config)
 
     def tensor(self, name: str) -> Any:
         """Return one tensor as it is stored."""
@@ -171,41 +154,16 @@ def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"{folder}: peft_type is {kind!r}; expected LORA (DoRA and rsLoRA included)")
-    problems = refusals(config)
+    problems = merge_refusals(config)
     if "init_lora_weights" in problems:
         raise ModelError(
-            f"{folder}: init_lora_weights is '{_initial(config)}': {problems['init_lora_weights']}; save the "
-            "adapter as an ordinary LoRA, with "
+            f"{folder}: init_lora_weights is '{initial_of(config)}': {problems['init_lora_weights']}; save "
+            "the adapter as an ordinary LoRA, with "
             "save_pretrained(path_initial_model_for_weight_conversion=...), and export that"
         )
     if problems:
         listed = ", ".join(f"{key}={config[key]!r}{why and f' ({why})'}" for key, why in problems.items())
         raise ModelError(f"{folder}: adapter_config.json has {listed}; merging that is not supported")
-
-
-def refusals(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of a LoraConfig with which an adapter cannot be merged, each with the reason (empty
-    where it is only not known here); empty where it can be.
-    """
-    initial, found = _initial(config), {}
-    if initial not in _INITIAL:
-        found["init_lora_weights"] = (
-            "its beginning is drawn at random and not the same after loading (measured: logits 0.3 off)"
-            if initial.startswith("pissa_niter")
-            else "training began by changing the base's own weights in a way that cannot be repeated"
-            if initial.startswith(("corda", "loftq", "lora_ga"))
-            else "that way to begin is not known here"
-        )
-    for key, value in config.items():
-        # PEFT writes a section that its beginning does not read as {} or with its defaults.
-        unread = key.removesuffix("_config") in ("corda", "lora_ga", "loftq") and initial != key[:-7]
-        if value and key not in _KNOWN and not unread:
-            found[key] = _REASONS.get(key, "")
-    return found
-
-
-def _initial(config: Mapping[str, Any]) -> str:
-    return str(config.get("init_lora_weights", True)).lower()
 
 
 def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

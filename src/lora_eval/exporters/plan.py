@@ -7,10 +7,10 @@ from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.base_files import BaseFiles, Layer
-from lora_eval.exporters.drift import DRIFTING
 from lora_eval.exporters.lora import Adapter, Edit
 from lora_eval.exporters.pieces import row_ranges
 from lora_eval.exporters.weights import TensorInfo
+from lora_eval.models.mergeable import DRIFTING
 
 _SHOWN = 5
 

@@ -8,7 +8,6 @@ no vLLM, and no arm of a comparison.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from lora_eval.errors import InputError
 from lora_eval.extras import require
 from lora_eval.models.locate import read_config
 from lora_eval.serve.start import Start
+from lora_eval.servers.commands import command_line
 
 _OURS = ("--host", "--port", "--dtype")
 _CONFIG = "adapter_config.json"
@@ -93,8 +93,7 @@ class WholeModel:
 
 def merge_command(adapter: Path, base: Path | str, name: str) -> str:
     """Return the command that makes a whole model of an adapter."""
-    words = ("lora-eval", "export", "merge", "--base", str(base), "--adapter", str(adapter))
-    return shlex.join((*words, "--out", f"{name}-merged"))
+    return command_line("export merge", base=base, adapter=adapter, out=f"{name}-merged")
 
 
 def check_whole(folder: Path, name: str) -> None:

@@ -5,35 +5,21 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from lora_eval.models.mergeable import DRIFTING, initial_of, merge_refusals
 from lora_eval.servers.inputs import Adapter, Model
-
-# Beginnings that `export` takes: they leave the base alone, or it repeats them. A test holds this, and the
-# options below, against the exporters' own check.
-_REPEATED = ("true", "false", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
-_CHANGED = ("pissa", "olora")
-_MERGED = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
-    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
-    "corda_config", "lora_ga_config",
-}  # fmt: skip
 
 
 def can_merge(adapter: Adapter) -> bool:
     """Whether `export merge` takes such an adapter: LoRA in safetensors, with options that weights show."""
-    initial = str(adapter.config.get("init_lora_weights", True)).lower()
-    unknown = {key for key, value in adapter.config.items() if value} - _MERGED
     kind = adapter.config.get("peft_type")
-    return kind == "LORA" and not adapter.pickled and initial in _REPEATED and not unknown
+    return kind == "LORA" and not adapter.pickled and not merge_refusals(adapter.config)
 
 
 def can_convert(adapter: Adapter) -> bool:
     """Whether `export lora` takes it: nothing but pairs of A and B, on a base that was not quantized after
     its beginning had changed it.
     """
-    changed = str(adapter.config.get("init_lora_weights", True)).lower() in _CHANGED
+    changed = initial_of(adapter.config) in DRIFTING
     quantized = adapter.lineage is not None and bool(adapter.lineage.quantization)
     return can_merge(adapter) and len(adapter.lora) == len(adapter.tensors) and not (changed and quantized)
 
@@ -43,7 +29,7 @@ def merge_fix(adapter: Adapter, model: Model) -> str | None:
     if not can_merge(adapter) or not _takes_biases(adapter, model):
         return None
     base = _trained_on(adapter, model)
-    return _line("export merge", base=base, adapter=adapter.folder, out=f"{adapter.name}-merged")
+    return command_line("export merge", base=base, adapter=adapter.folder, out=f"{adapter.name}-merged")
 
 
 def plain_fix(adapter: Adapter, model: Model) -> str | None:
@@ -51,13 +37,13 @@ def plain_fix(adapter: Adapter, model: Model) -> str | None:
     if not can_convert(adapter):
         return merge_fix(adapter, model)
     base = _trained_on(adapter, model)
-    return _line("export lora", base=base, adapter=adapter.folder, out=f"{adapter.name}-plain")
+    return command_line("export lora", base=base, adapter=adapter.folder, out=f"{adapter.name}-plain")
 
 
 def quantized_fix(adapter: Adapter, model: Model) -> str | None:
     """Return the commands for an adapter that shall run on fewer bits: merged first, then quantized."""
     first = merge_fix(adapter, model)
-    quantize = _line("export gptq", model=f"{adapter.name}-merged", out=f"{adapter.name}-gptq")
+    quantize = command_line("export gptq", model=f"{adapter.name}-merged", out=f"{adapter.name}-gptq")
     return first and f"{first} && {quantize}"
 
 
@@ -69,13 +55,13 @@ def requantize_fix(model: Model, kind: str) -> str | None:
     sources = [variant for variant in made if variant.kind in ("base", "merged")]
     if not sources:
         return None
-    return _line(f"export {kind}", model=sources[-1].path, out=f"{model.name}-{kind}")
+    return command_line(f"export {kind}", model=sources[-1].path, out=f"{model.name}-{kind}")
 
 
 def dequantize_fix(adapter: Adapter, base: str) -> str:
     """Return the command that writes the base as the adapter's training saw it."""
     out = f"{Path(base).name or 'base'}-as-trained"
-    command = _line("export base", base=base, adapter=adapter.folder, out=out)
+    command = command_line("export base", base=base, adapter=adapter.folder, out=out)
     return f"{command} --dequantized"
 
 
@@ -99,6 +85,7 @@ def _trained_on(adapter: Adapter, model: Model) -> str:
     return known.get(bases[-1].fingerprint if bases else None, made[0].path)
 
 
-def _line(command: str, **options: object) -> str:
+def command_line(command: str, **options: object) -> str:
+    """Return `lora-eval COMMAND` with these options, as a shell takes it."""
     words = [word for key, value in options.items() for word in (f"--{key}", shlex.quote(str(value)))]
     return " ".join(["lora-eval", command, *words])

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from lora_eval.chat import named_text, resolve_template, set_template
 from lora_eval.errors import InputError, ModelError, RecordError
-from lora_eval.exporters.lora import refusals
 from lora_eval.fingerprint import fingerprint_data, fingerprint_folder, sha256_file
 from lora_eval.models import load_tokenizer, resolve_model
 from lora_eval.models.adapters import changes_the_base
 from lora_eval.models.locate import read_config
+from lora_eval.models.mergeable import merge_refusals
 from lora_eval.recipes import ResolvedRecipe, check_family
 from lora_eval.records import ChatTemplate, Recipe, RowCounts
 from lora_eval.registry import looks_like_path
@@ -178,7 +178,7 @@ def _refuse_what_cannot_be_measured(recipe: Recipe) -> None:
     told = {"layer_replication"} | ({"init_lora_weights"} if changes_the_base(initial) else set())
     problems += [
         f"lora.{key}: no export could merge such an adapter" + (f" ({why})" if why else "")
-        for key, why in refusals(lora).items()
+        for key, why in merge_refusals(lora).items()
         if key not in told
     ]
     if problems:

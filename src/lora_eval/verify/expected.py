@@ -9,12 +9,12 @@ from typing import Any
 
 from lora_eval.exporters.base_files import Layer, open_base
 from lora_eval.exporters.changes import Change, Start
-from lora_eval.exporters.drift import DRIFTING
 from lora_eval.exporters.lora import Adapter, Edit
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.exporters.weights import TensorInfo, read_header
 from lora_eval.models import read_lineage
 from lora_eval.models.locate import weight_files
+from lora_eval.models.mergeable import DRIFTING
 
 
 @dataclass(frozen=True, slots=True)
