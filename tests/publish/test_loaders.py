@@ -74,29 +74,21 @@ def test_the_python_of_a_merged_models_card_loads_it(measured: Path, tiny_llama:
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
-def test_the_python_of_a_gptq_models_card_loads_it(quantized: Path, tiny_llama: Path, hub: Hub) -> None:
+@pytest.mark.parametrize(
+    ("folders", "kind"), [("quantized", "gptq"), pytest.param("awq", "awq", marks=pytest.mark.slow)]
+)
+def test_the_python_of_a_quantized_models_card_loads_it(
+    request: pytest.FixtureRequest, tiny_llama: Path, hub: Hub, folders: str, kind: str
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    found = run(published_card(hub, quantized, tiny_llama, "gptq"))
-    again = AutoModelForCausalLM.from_pretrained(quantized / "gptq")
+    folder = request.getfixturevalue(folders)
+    found = run(published_card(hub, folder, tiny_llama, kind))
+    again = AutoModelForCausalLM.from_pretrained(folder / kind)
     assert torch.equal(logits(found["model"]), logits(again))
     assert not torch.equal(
-        logits(again).float(), logits(AutoModelForCausalLM.from_pretrained(quantized / "merged")).float()
-    )
-
-
-@pytest.mark.usefixtures("cache")
-@pytest.mark.slow
-def test_the_python_of_an_awq_models_card_loads_it(awq: Path, tiny_llama: Path, hub: Hub) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    found = run(published_card(hub, awq, tiny_llama, "awq"))
-    again = AutoModelForCausalLM.from_pretrained(awq / "awq")
-    assert torch.equal(logits(found["model"]), logits(again))
-    assert not torch.equal(
-        logits(again).float(), logits(AutoModelForCausalLM.from_pretrained(awq / "merged")).float()
+        logits(again).float(), logits(AutoModelForCausalLM.from_pretrained(folder / "merged")).float()
     )
 
 

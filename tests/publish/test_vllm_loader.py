@@ -85,25 +85,17 @@ def test_a_merged_model_from_its_card(measured: Path, tiny_llama: Path, hub: Hub
 
 
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
-def test_a_gptq_model_from_its_card(quantized: Path, tiny_llama: Path, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folders", "kind"), [("quantized", "gptq"), ("awq", "awq")])
+def test_a_quantized_model_from_its_card(
+    request: pytest.FixtureRequest, tiny_llama: Path, hub: Hub, tmp_path: Path, folders: str, kind: str
+) -> None:
     """Their kernels round otherwise: the first tokens are the same."""
     from transformers import AutoModelForCausalLM
 
-    command = blocks(published_card(hub, quantized, tiny_llama, "gptq"), "text")[0]
-    model = AutoModelForCausalLM.from_pretrained(quantized / "gptq", dtype="bfloat16")
-    serving = _vllm(command, ("me/tuned",), quantized / "gptq", tmp_path, "bfloat16")
+    folder = request.getfixturevalue(folders)
+    command = blocks(published_card(hub, folder, tiny_llama, kind), "text")[0]
+    model = AutoModelForCausalLM.from_pretrained(folder / kind, dtype="bfloat16")
+    serving = _vllm(command, ("me/tuned",), folder / kind, tmp_path, "bfloat16")
     with LocalServer(serving, print) as server:
         assert _served(server, "me/tuned")[:4] == continued(model)[:4]
-    assert find_vllm().version in facts.loaders("gptq")["vllm"]
-
-
-def test_an_awq_model_from_its_card(awq: Path, tiny_llama: Path, hub: Hub, tmp_path: Path) -> None:
-    """Their kernels round otherwise: the first tokens are the same."""
-    from transformers import AutoModelForCausalLM
-
-    command = blocks(published_card(hub, awq, tiny_llama, "awq"), "text")[0]
-    model = AutoModelForCausalLM.from_pretrained(awq / "awq", dtype="bfloat16")
-    serving = _vllm(command, ("me/tuned",), awq / "awq", tmp_path, "bfloat16")
-    with LocalServer(serving, print) as server:
-        assert _served(server, "me/tuned")[:4] == continued(model)[:4]
-    assert find_vllm().version in facts.loaders("awq")["vllm"]
+    assert find_vllm().version in facts.loaders(kind)["vllm"]
