@@ -36,6 +36,12 @@ def test_what_is_refused(call) -> None:
         call()
 
 
+@pytest.mark.parametrize("text", ["t=inf", "t=nan", "t=1e999", "t=", "t"])
+def test_a_margin_that_nothing_can_miss_is_none(text: str) -> None:
+    with pytest.raises(InputError, match="expected TASK=X"):
+        parse_margin(text)
+
+
 def test_which_store_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

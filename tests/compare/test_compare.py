@@ -325,6 +325,7 @@ def test_an_item_that_stands_twice_is_refused():
         ({"pairs": [("base", "base")]}, "itself"),
         ({"margins": {"readng": 0.1}}, "no task 'readng'; did you mean 'reading'"),
         ({"margins": {"reading": 0}}, "above 0"),
+        ({"margins": {"reading": math.inf}}, "a finite value above 0"),
         ({"level": 95}, "level"),
         ({"suite": suite_of(TaskEntry(task="terms", metric="ac,none"))}, "known: acc"),
     ],

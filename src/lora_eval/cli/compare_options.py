@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,8 +263,8 @@ def parse_margin(text: str) -> tuple[str, float]:
         number = float(value)
     except ValueError:
         number = 0.0
-    if not equals or number <= 0:
-        raise InputError(f"--margin {text}: expected TASK=X with X above 0, in the metric's units")
+    if not equals or not 0 < number < math.inf:
+        raise InputError(f"--margin {text}: expected TASK=X with a finite X above 0, in the metric's units")
     return task, number
 
 

@@ -6,6 +6,7 @@ group, and its tasks are reported beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -171,7 +172,7 @@ def _check_margins(margins: Mapping[str, float], tasks: Sequence[str]) -> None:
         if name not in tasks:
             known = sorted(set(tasks))
             raise InputError(f"margin: no task '{name}'{suggest(name, known)}; tasks: {', '.join(known)}")
-        if not margin > 0:
+        if not 0 < margin < math.inf:
             raise InputError(
-                f"margin of task {name}: expected a value above 0 in the metric's units, got {margin}"
+                f"margin of task {name}: expected a finite value above 0 in the metric's units, got {margin}"
             )
