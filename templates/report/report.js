@@ -33,6 +33,15 @@
       const change = gain(i);
       return change === null ? "none" : change > 0 ? "better" : change < 0 ? "worse" : "same";
     };
+    // Right and wrong are marked where items are one or the other: a rating of 1 out of 10 is neither.
+    const binary = data.tasks.map(() => true);
+    data.values.forEach((own, i) => {
+      if (!own.every((value) => value === null || value === 0 || value === 1)) binary[data.task[i]] = false;
+    });
+    const rightness = (i, value) => {
+      if (value === null || !binary[data.task[i]]) return "";
+      return (value === 1) === data.tasks[data.task[i]].higher ? " ✓" : " ✗";
+    };
     const SIGNS = { better: "▲ gained", worse: "▼ lost", same: "= no change", none: "– no score" };
     const number = (value) => (value === null ? "–" : Number.isInteger(value) ? String(value) : value.toPrecision(3));
     const searchable = (i) => {
@@ -60,9 +69,8 @@
       const common = parts && parts[0].some(([text, own]) => !own && text.trim());
       return [state.a, state.b].map((arm, side) => {
         const value = data.values[i][arm];
-        const sign = value === 1 ? " ✓" : value === 0 ? " ✗" : "";
         const reason = data.reasons[i][arm];
-        const box = block(`${data.arms[arm]}: ${number(value)}${sign}${reason ? `, ${reason}` : ""}`, "side");
+        const box = block(`${data.arms[arm]}: ${number(value)}${rightness(i, value)}${reason ? `, ${reason}` : ""}`, "side");
         if (pair[side] === null) box.append(textBox("(not answered)"));
         else if (common) box.append(marked(parts[side], side ? "ins" : "del"));
         else box.append(textBox(pair[side]));

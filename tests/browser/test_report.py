@@ -199,6 +199,31 @@ def test_an_open_item_shows_both_answers_word_by_word_and_the_choices(page):
     assert widths[1] > 99
 
 
+def test_right_and_wrong_are_marked_only_where_items_are_right_or_wrong(browser, tmp_path):
+    """A rating of 1 out of 10 is not right, and neither is an error that was made (1, less is better)."""
+    rows = {
+        arm: [make_row("rating", i, {"score": score}) for i in range(3)]
+        + [make_row("errors", i, {"error": error}) for i in range(3)]
+        for arm, score, error in (("base", 1.0, 1.0), ("tuned", 7.0, 0.0))
+    }
+    runs = {}
+    for arm, own in rows.items():
+        made = make_run(arm, own)
+        results = [
+            result.model_copy(update={"higher_is_better": result.metric != "error"})
+            for result in made.run.results
+        ]
+        runs[arm] = make_run(arm, own, results=tuple(results))
+    path = tmp_path / "report.html"
+    path.write_text(render_html(compare_loaded(runs), runs), "utf-8")
+    browser.open(path)
+    for task, heads in (("rating", ["base: 1", "tuned: 7"]), ("errors", ["base: 1 ✗", "tuned: 0 ✓"])):
+        choose(browser, "task", task)
+        browser.find("#list .item > summary").click()
+        browser.wait("return document.querySelector('#list .item .body')")
+        assert browser.texts("#list .side h4") == heads
+
+
 def test_the_keyboard_is_enough(page):
     from selenium.webdriver.common.keys import Keys
 
