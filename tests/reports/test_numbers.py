@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from lora_eval.records import Pair, TaskComparison
 from lora_eval.reports.numbers import (
     MINUS,
+    about_text,
     difference_text,
     fixed,
     interval_text,
+    margin_text,
     mean_text,
     p_text,
     plain,
@@ -155,6 +157,35 @@ def test_suite_scores_follow_the_same_rule(low, width):
     middle, interval = points_text(low, low + width / 2, low + width)
     own = pair(low + width / 2, low, low + width)
     assert (middle, interval) == (difference_text(task(), own), interval_text(task(), own))
+
+
+@given(st.integers(-4000, 4000), st.integers(0, 2))
+def test_a_share_is_rounded_as_its_percentage(thousandths, decimals):
+    """In binary -0.075 is a little less than that and -7.5 is not: both are rounded as decimals."""
+    share = thousandths / 1000
+    points = fixed(100 * share, decimals, signed=True)
+    assert number(fixed(share, decimals + 2, signed=True)) == pytest.approx(number(points) / 100, abs=1e-9)
+
+
+@pytest.mark.parametrize(("margin", "text"), [(0.05, "5"), (0.025, "2.5"), (0.07, "7"), (0.00125, "0.125")])
+def test_a_margin_is_printed_as_it_was_stated(margin, text):
+    """It is a choice and no estimate: with the digits of a wide interval 2.5 would be told as 2."""
+    assert margin_text(task(), margin) == text
+    assert margin_text(task("bleu", means={"a": 30.0}), margin) == f"{margin:g}"
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(7, "7"), (21, "21"), (440, "440"), (237, "240"), (1320, "1,400"), (102_981, "110,000")]
+)
+def test_a_needed_number_of_items_is_a_rough_one(n, text):
+    assert about_text(n) == text
+
+
+@given(st.integers(1, 10**9))
+def test_a_needed_number_is_never_rounded_down_and_by_a_tenth_at_most(n):
+    about = number(about_text(n))
+    assert n <= about <= 1.1 * n
+    assert about_text(int(about)) == about_text(n)
 
 
 @given(st.floats(-1e9, 1e9), st.integers(0, 8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_eval.records import Comparison, GateCheck, GateResult
-from lora_eval.reports.numbers import DASH, MINUS, fixed, plain, supported_decimals
+from lora_eval.reports.numbers import DASH, MINUS, about_text, fixed, plain, supported_decimals
 
 # Verdict of a gate -> the mark that all tables use for it.
 MARKS = {"PASS": "not_worse", "FAIL": "worse", "INCONCLUSIVE": "inconclusive"}
@@ -52,7 +52,7 @@ def _line(check: GateCheck) -> CheckLine:
     own = f"the {check.measure} "  # how the record states its bounds: said here with their digits
     bounds = _bounds(check)
     others = [reason for reason in check.reasons if not bounds or not reason.startswith(own)]
-    more = [f"about {check.n_needed:,} items would decide"] if check.n_needed else []
+    more = [f"about {about_text(check.n_needed)} items would decide"] if check.n_needed else []
     decimals = supported_decimals(check.low, check.high)
     found = DASH if check.estimate is None else plain(check.estimate)
     if check.estimate is not None and decimals is not None:

@@ -9,12 +9,14 @@ than the finest difference from the first arm (a share no more than its number o
 that subtracting them by eye gives the difference that is printed.
 
 An end that is not 0 is never printed as 0: it gets the digits it needs, so the text lies on the same side of
-"no difference" as the verdict. A missing value is a dash, never a zero.
+"no difference" as the verdict. A missing value is a dash, never a zero. What was stated, such as a margin, is
+printed as it was stated.
 """
 
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 from lora_eval.records import Pair, TaskComparison
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
@@ -54,10 +56,12 @@ def fixed(value: float, decimals: int, *, signed: bool = False, apart: float | N
 
     It gets as many decimals more as it takes to stay on its own side of `apart` (no difference, a threshold).
     """
+    # As the decimal number it stands for: -0.075 and its -7.5 points are then rounded alike.
+    exact = Decimal(f"{value:.15g}")
     if apart is not None:
-        while decimals < _MOST and _side(float(f"{value:.{decimals}f}"), apart) != _side(value, apart):
+        while decimals < _MOST and _side(float(f"{exact:.{decimals}f}"), apart) != _side(value, apart):
             decimals += 1
-    text = f"{value:{'+' if signed else ''},.{decimals}f}"
+    text = f"{exact:{'+' if signed else ''},.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         return text.lstrip("+-")
     return text.replace("-", MINUS)
@@ -89,6 +93,11 @@ def size_text(task: TaskComparison, pair: Pair, value: float | None) -> str:
     if value is None:
         return DASH
     return fixed(_factor(task) * value, _decimals(task, pair), apart=0.0)
+
+
+def margin_text(task: TaskComparison, margin: float) -> str:
+    """A margin as it was stated, in the unit of the task's differences."""
+    return f"{_factor(task) * margin:.6g}"
 
 
 def interval_text(task: TaskComparison, pair: Pair) -> str:
@@ -144,6 +153,12 @@ def p_text(value: float | None) -> str:
 def count_text(value: int | None) -> str:
     """A count with thousands separators, or a dash."""
     return DASH if value is None else f"{value:,}"
+
+
+def about_text(value: int) -> str:
+    """A needed number of items, rounded up to two digits: it rests on the difference that was seen."""
+    step = 10 ** max(0, len(str(value)) - 2)
+    return f"{-(-value // step) * step:,}"
 
 
 def seconds_text(value: float | None) -> str:

@@ -35,6 +35,7 @@ def _environment() -> SandboxedEnvironment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
+        "about": numbers.about_text,
         "count": numbers.count_text,
         "p": numbers.p_text,
         "seconds": numbers.seconds_text,
@@ -42,6 +43,7 @@ def _environment() -> SandboxedEnvironment:
     environment.globals |= {
         "difference": numbers.difference_text,
         "interval": numbers.interval_text,
+        "margin": numbers.margin_text,
         "mean": numbers.mean_text,
         "run_differences": numbers.run_differences_text,
         "size": numbers.size_text,
