@@ -53,6 +53,24 @@ def test_headlines(target, guard, expected):
     assert headline(small(target, guard)).startswith(expected)
 
 
+def test_targets_without_a_gain_are_named_and_not_called_undecided():
+    """One of them is shown to be not worse: that is decided, and no gain."""
+    rows = {
+        arm: [
+            make_row(task, i, {"acc": float(i < right[place])})
+            for task, right in {"skill": (100, 190), "style": (100, 101), "tone": (100, 110)}.items()
+            for i in range(200)
+        ]
+        for place, arm in enumerate(("base", "tuned"))
+    }
+    tasks = tuple(TaskEntry(task=name, role="target", margin=0.05) for name in ("skill", "style"))
+    suite = EvalSuite(name="s", version="1", tasks=(*tasks, TaskEntry(task="tone", role="target")))
+    found = compare_loaded({arm: make_run(arm, own) for arm, own in rows.items()}, suite=suite)
+    verdicts = [pair.verdict for _, pair in rows_of(found, "base", "tuned")]
+    assert verdicts == ["better", "not_worse", "better"]
+    assert by_heading(found)["Target"].text == "tuned is better on skill and tone; no gain is shown on style."
+
+
 def test_better_is_never_said_of_an_undecided_target():
     finding = by_heading(small((30, 33)))["Target"]
     assert finding.tone == "open"

@@ -208,9 +208,8 @@ def _target_finding(rows: Sequence[Row], arm: str, base: str, suffix: str) -> Fi
         return Finding(heading, "gain", f"{arm} is better than {base} on {_listed(better)}.", lines)
     if better:
         rest = _listed([task.task for task, pair in rows if pair.verdict != "better"])
-        return Finding(
-            heading, "gain", f"{arm} is better on {_listed(better)}; {rest} is not decided.", lines
-        )
+        text = f"{arm} is better on {_listed(better)}; no gain is shown on {rest}."
+        return Finding(heading, "gain", text, lines)
     return Finding(heading, "open", f"No target is shown to have improved over {base}.", lines)
 
 
