@@ -18,6 +18,7 @@ from lora_eval.compare import compare_loaded
 from lora_eval.records import LoadedRun
 from lora_eval.reports.html import render_html
 from lora_eval.reports.markdown import render_markdown
+from lora_eval.reports.numbers import p_text, ratio_interval_text, ratio_text
 from lora_eval.reports.plot import forest_panels
 from lora_eval.reports.terminal import print_comparison
 from tests.simulated import make_row, make_run, make_runs, make_suite
@@ -116,8 +117,30 @@ def test_markdown_holds_every_line(comparison):
         assert f"## {pair.b} against {pair.a}" in text
     rows = [line for line in text.splitlines() if line.startswith("| reading |")]
     assert len(rows) == len(comparison.tasks[0].pairs)
-    assert {line.count("|") for line in rows} == {9}
+    assert {line.count("|") for line in rows} == {12}
     assert "▼ worse" in text
+
+
+def test_markdown_has_every_figure_of_the_page(comparison, page):
+    """Secondary metrics, both corrections, margins as stated, ratios, and what the suite score leaves out."""
+    text = render_markdown(comparison)
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    for a, b in dict.fromkeys((pair.a, pair.b) for pair in comparison.tasks[0].pairs):
+        (section,) = (own for own in sections if own.startswith(f"{b} against {a}\n"))
+        lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+        for line, task in zip(lines, comparison.tasks, strict=False):
+            (pair,) = (pair for pair in task.pairs if (pair.a, pair.b) == (a, b))
+            assert line.startswith(f"| {task.task}{'' if task.primary else f', {task.metric}'} |")
+            assert f"| {p_text(pair.p_value)} | {p_text(pair.p_adjusted)} | {p_text(pair.p_bh)} |" in line
+            if pair.margin:
+                assert f"margin {100 * pair.margin:g}" in line and f"margin {100 * pair.margin:g}" in page
+                assert (", equivalent within it" in line) is bool(pair.equivalent)
+            if pair.ratio is not None:
+                assert f"times {ratio_text(pair)} ({ratio_interval_text(pair)})" in line
+            assert ("not judged" in line) is not task.primary
+            assert line.endswith(f"| {pair.method} |")
+    assert "| tickets, length |" in text
+    assert "Mean of all tasks leaves out story (word_perplexity is no share from 0 to 1)." in text
 
 
 def test_markdown_tables_survive_odd_names(evil):

@@ -28,7 +28,7 @@ def render_markdown(
         base=base_arm(comparison),
         headline=headline(comparison),
         findings=findings(comparison, verifications),
-        pairs=[(a, b, rows_of(comparison, a, b)) for a, b in pair_names(comparison)],
+        pairs=[(a, b, rows_of(comparison, a, b, primary=False)) for a, b in pair_names(comparison)],
         gate=gate_lines(comparison),
         scores=score_lines(comparison),
         verifications=verifications,
