@@ -17,9 +17,8 @@ from lora_eval.records import Look, VariancePart
 from lora_eval.stats import mcnemar_exact, paired_scores
 from lora_eval.stats.laws import DirichletLaw
 from lora_eval.stats.looks import in_order
-from lora_eval.stats.score_interval import score_interval
+from lora_eval.stats.score_interval import CautiousLaw, score_interval
 from lora_eval.stats.sequential import (
-    CautiousLaw,
     SequentialLaw,
     Spending,
     law_of_look,

@@ -9,33 +9,56 @@ really loses 1 % of its answers passes `max_drop: 0.01` on 200 items in 13 % of 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from lora_eval.stats.laws import Bounds, DirichletLaw, Law
 
 
+@dataclass(frozen=True, slots=True)
+class CautiousLaw:
+    """Right-or-wrong items: the wider one of the Dirichlet and the score interval, at either end."""
+
+    higher: float
+    lower: float
+    ties: float
+
+    def interval(self, level: float) -> Bounds:
+        """Return the smallest interval that holds both."""
+        own = self._dirichlet.interval(level)
+        score = score_interval(self.higher, self.lower, self.ties, level)
+        return min(own[0], score[0]), max(own[1], score[1])
+
+    def p_above(self, value: float) -> float:
+        """Return the larger one-sided p-value of the difference being `value` or less."""
+        return max(self._dirichlet.p_above(value), self._tail(self._statistic(value)))
+
+    def p_below(self, value: float) -> float:
+        """Return the larger one-sided p-value of the difference being `value` or more."""
+        return max(self._dirichlet.p_below(value), self._tail(-self._statistic(value)))
+
+    @property
+    def _dirichlet(self) -> DirichletLaw:
+        return DirichletLaw(self.higher, self.lower, self.ties)
+
+    def _statistic(self, value: float) -> float:
+        return score_statistic(value, self.higher, self.lower, self.ties)
+
+    def _tail(self, z: float) -> float:
+        from scipy.special import ndtr
+
+        return float(ndtr(-z))
+
+
+def margin_law(law: Law) -> Law:
+    """Return the law that is set against a margin: for right-or-wrong items the cautious one, else the law
+    itself. The looks of a sequential comparison are cautious already.
+    """
+    return CautiousLaw(law.wins, law.losses, law.ties) if isinstance(law, DirichletLaw) else law
+
+
 def margin_interval(law: Law, level: float) -> Bounds:
-    """Return the two-sided interval of a law that is set against a margin: for right-or-wrong items the wider
-    one of the law's own and the score interval. The looks of a sequential comparison have both in their laws.
-    """
-    low, high = law.interval(level)
-    if not isinstance(law, DirichletLaw):
-        return low, high
-    score = score_interval(law.wins, law.losses, law.ties, level)
-    return min(low, score[0]), max(high, score[1])
-
-
-def margin_p(law: Law, margin: float) -> float:
-    """Return the larger one-sided p-value of the difference being -margin or less, and of margin or more:
-    below (1 - level) / 2 exactly where `margin_interval` at that level lies inside the margin.
-    """
-    p_value = max(law.p_above(-margin), law.p_below(margin))
-    if not isinstance(law, DirichletLaw):
-        return p_value
-    from scipy.special import ndtr
-
-    counts = law.wins, law.losses, law.ties
-    scores = score_statistic(-margin, *counts), -score_statistic(margin, *counts)
-    return max(p_value, *(float(ndtr(-score)) for score in scores))
+    """Return the two-sided interval that is set against a margin (`margin_law`)."""
+    return margin_law(law).interval(level)
 
 
 def score_interval(wins: float, losses: float, ties: float, level: float) -> Bounds:
