@@ -5,7 +5,7 @@ error spent up to a look is alpha (n_k / N)^2: an alpha-spending function (Lan a
 70:659) of the power family (Kim and DeMets 1987, Biometrika 74:149). It gives each look a nominal level, by
 the joint normal law of the looks (Armitage, McPherson and Rowe 1969, JRSS A 132:235), and the fixed-size
 test and interval of the look are taken at that level (the significance-level approach: Jennison and Turnbull
-2000, Group Sequential Methods, section 3.6). So the intervals of all looks hold together with the stated
+2000, Group Sequential Methods, chapter 3). So the intervals of all looks hold together with the stated
 confidence, whatever the reason to stop (repeated confidence intervals: Jennison and Turnbull 1989, JRSS B
 51:305), and the smallest alpha at which a look would have rejected is a p-value at any time.
 
