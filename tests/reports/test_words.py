@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_eval.compare import compare_loaded
+from lora_eval.errors import InputError
 from lora_eval.records import Divergence, EvalSuite, TaskEntry, Variant, Verification
 from lora_eval.reports.words import findings, headline, mark, rows_of
 from tests.simulated import make_row, make_run, make_runs, make_suite
@@ -124,6 +125,11 @@ def test_two_adapters_are_told_apart():
     found = compare_loaded({**runs, "second": second}, suite=make_suite())
     assert {"Target: adapter", "Target: second"} <= set(by_heading(found))
     assert headline(found).count("better than base") == 2
+
+
+def test_a_comparison_without_arms_is_bad_input(comparison):
+    with pytest.raises(InputError, match="holds no arm"):
+        headline(comparison.model_copy(update={"arms": ()}))
 
 
 @pytest.mark.parametrize("passed", [True, False])

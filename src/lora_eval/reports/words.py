@@ -6,11 +6,10 @@ prominently as a gain, and "nothing found" comes with the size that would have b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from lora_eval.records import Arm, Comparison, Pair, TaskComparison, Verification
+from lora_eval.reports.finding import Finding, Tone, verification_finding
 from lora_eval.reports.gates import gate_lines, gate_sentence
 from lora_eval.reports.numbers import (
     count_text,
@@ -23,9 +22,9 @@ from lora_eval.reports.numbers import (
     ratio_text,
     size_text,
 )
+from lora_eval.stats.gate_rules import base_name
 from lora_eval.stats.pairing import LIKELIHOOD_METRICS
 
-Tone = Literal["gain", "loss", "safe", "open"]
 SHIPPED = ("merged", "gptq", "awq", "served")
 GLYPHS = {"better": "▲", "worse": "▼", "not_worse": "✓", "inconclusive": "?", "same": "="}
 LABELS = {
@@ -38,16 +37,6 @@ LABELS = {
 Row = tuple[TaskComparison, Pair]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was found: a heading, its tone, one sentence, and the lines that support it."""
-
-    heading: str
-    tone: Tone
-    text: str
-    lines: tuple[str, ...] = ()
-
-
 def mark(pair: Pair) -> str:
     """The pair's verdict, with `same` for an undecided pair none of whose items changed."""
     unchanged = pair.n > 0 and pair.ties == pair.n
@@ -55,8 +44,9 @@ def mark(pair: Pair) -> str:
 
 
 def base_arm(comparison: Comparison) -> Arm:
-    """The arm that the others are compared with: of kind `base`, else the first."""
-    return next((arm for arm in comparison.arms if arm.kind == "base"), comparison.arms[0])
+    """The arm that the others are compared with, as the gate takes it (InputError: no arm)."""
+    name = base_name(comparison)
+    return next(arm for arm in comparison.arms if arm.name == name)
 
 
 def tuned_arms(comparison: Comparison) -> list[Arm]:
@@ -135,34 +125,6 @@ def row_text(row: Row) -> str:
         f"{pair.level * 100:g} % interval {interval_text(task, pair)}, " if pair.ci_low is not None else ""
     )
     return f"{task.task}: {means}, {change} ({interval}{count_text(pair.n)} items)"
-
-
-def verification_finding(record: Verification) -> Finding:
-    """What a verification says about the exported model."""
-    measured = record.measured
-    name = record.candidate.kind
-    lines = (
-        f"mean KL {measured.mean_kl:.2g} nats (99th percentile {measured.p99_kl:.2g}, largest "
-        f"{measured.max_kl:.2g}) and the same likeliest token at {100 * measured.top1_agreement:.2f} % of "
-        f"{count_text(measured.tokens)} tokens; {measured.item_flips} of {measured.items} prompts answered "
-        "differently",
-        *_other_checks(record),
-        *record.failures,
-        *(f"cause: {cause}" for cause in record.causes),
-    )
-    if record.passed:
-        text = f"The {name} model passes its verification against the {record.reference.kind}."
-        return Finding(f"Verification: {name}", "safe", text, lines)
-    text = f"The {name} model is not the one that was measured: its verification failed."
-    return Finding(f"Verification: {name}", "loss", text, lines)
-
-
-def _other_checks(record: Verification) -> Iterator[str]:
-    if record.perplexity is not None:
-        yield f"perplexity of held-out text: {record.perplexity.ratio:.4f} times the reference's"
-    suite = record.suite
-    if suite is not None:
-        yield f"suite {suite.name}: {suite.gained} items gained, {suite.lost} lost of {suite.items}"
 
 
 def _clause(rows: Sequence[Row], base: str) -> str:

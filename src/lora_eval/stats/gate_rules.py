@@ -67,7 +67,7 @@ def check_names(gate: Gate, tasks: Sequence[str], arms: Sequence[str], base: str
 def base_name(comparison: Comparison) -> str:
     """Return the arm that gains are over: the first of kind `base`, else the first (InputError: no arm)."""
     if not comparison.arms:
-        raise InputError("the comparison holds no arm, so there is nothing to check; run compare again")
+        raise InputError("the comparison holds no arm, so nothing was compared; run compare again")
     return next((arm.name for arm in comparison.arms if arm.kind == "base"), comparison.arms[0].name)
 
 
