@@ -9,7 +9,8 @@ import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
 RESULTS = PAGE.parent.parent / "benchmarks" / "results" / "simulation.md"
-RUNS = 150
+# Of 500 comparisons a rate of 0.025 has a standard error of 0.007. Those in clusters take longer.
+RUNS, CLUSTERED_RUNS = 500, 150
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def mean(rows, name):
 
 @pytest.mark.slow
 def test_verdicts_on_right_or_wrong_items(comparisons):
-    rows = list(comparisons.rates(RUNS, sizes=(20, 200)))
+    rows = list(comparisons.rates(RUNS))
     for row in rows:
         assert covers(row["covered"], 0.93), row
         if row["true difference"] <= 0:
@@ -45,24 +46,29 @@ def test_verdicts_on_right_or_wrong_items(comparisons):
         if row["true difference"] >= 0:
             assert no_more_than(row["worse"], 0.025), row
         if row["true difference"] == -comparisons.MARGIN:
-            assert no_more_than(row["not_worse"], 0.045), row
+            assert no_more_than(row["not_worse"], 0.033), row
             assert no_more_than(row["equivalent"], 0.03), row
     assert mean(rows, "covered") > 0.945
     same = [row for row in rows if row["true difference"] == 0]
     assert mean(same, "better") + mean(same, "worse") < 0.03  # an exact test is below its level
+    at_margin = [row for row in rows if row["true difference"] == -comparisons.MARGIN]
+    assert mean(at_margin, "not_worse") < 0.025
     found = {(row["n"], row["accuracy"], row["correlation"], row["true difference"]): row for row in rows}
     assert found[(200, 0.9, 0.9, 0.05)]["better"] > 0.65
     assert found[(200, 0.9, 0.9, -0.05)]["worse"] > 0.5
     assert found[(200, 0.98, 0.9, 0.0)]["equivalent"] > 0.9
     assert found[(20, 0.9, 0.9, 0.05)]["inconclusive"] > 0.5  # 20 items decide nothing
+    assert found[(1000, 0.5, 0.5, 0.05)]["better"] > 0.7  # and 1,000 do, of arms that agree little
+    sizes = {row["n"] for row in rows}, {row["accuracy"] for row in rows}
+    assert sizes == ({20, 50, 200, 1000}, {0.5, 0.9, 0.98})
 
 
 @pytest.mark.slow
 def test_clusters_are_the_units(comparisons):
-    rows = list(comparisons.clusters(RUNS))
+    rows = list(comparisons.clusters(CLUSTERED_RUNS))
     for row in rows:
-        assert covers(row["covered"], 0.93), row
-        assert no_more_than(row["better"] + row["worse"], 0.05), row
+        assert covers(row["covered"], 0.93, CLUSTERED_RUNS), row
+        assert no_more_than(row["better"] + row["worse"], 0.05, CLUSTERED_RUNS), row
     together = [row for row in rows if row["inside"]]
     assert mean(together, "rows alarm") > 2 * (mean(together, "better") + mean(together, "worse"))
     assert max(row["better gain"] for row in rows) > 0.9
