@@ -65,6 +65,16 @@ def test_batched_products() -> None:
     assert float((products.batched(a, b) - expected).abs().max()) < 5e-5
 
 
+@pytest.mark.parametrize("least", [1, 1 << 30])  # oneDNN's product, and torch's own
+def test_batched_products_into_a_part_of_a_tensor(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LEAST", least)
+    place = torch.full((2, 40, 100), 7.0)
+    a, b = _draw(2, 40, 32), _draw(2, 60, 32)
+    products.batched(a, b, out=place[..., :60])
+    assert float((place[..., :60] - a.double() @ b.double().transpose(1, 2)).abs().max()) < 5e-5
+    assert bool((place[..., 60:] == 7).all())
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention(masked: bool, scale: float | None, calls: list) -> None:

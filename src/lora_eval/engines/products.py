@@ -38,11 +38,14 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def batched(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return a @ b.transpose(1, 2) for a (heads, R, K) and b (heads, C, K)."""
+def batched(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a @ b.transpose(1, 2) for a (heads, R, K) and b (heads, C, K), written to `out` if given."""
+    out = a.new_empty(*a.shape[:2], b.shape[1]) if out is None else out
     if not _gains(a, a[0].numel() * b.shape[1], _LEAST):
-        return a @ b.transpose(1, 2)
-    return torch.stack([linear(x, y.contiguous()) for x, y in zip(a, b, strict=True)])
+        return out.copy_(a @ b.transpose(1, 2))
+    for head, (x, y) in enumerate(zip(a, b, strict=True)):
+        out[head] = linear(x.contiguous(), y.contiguous())
+    return out
 
 
 def attend(

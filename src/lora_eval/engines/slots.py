@@ -63,7 +63,7 @@ class Slots(DynamicCache):  # type: ignore[misc]
         self._where = (torch.arange(self.used, device=device), lengths.to(device))
         self._width = int(lengths.max()) + 1
         self._device = device
-        self._hidden: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        self._hidden: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
     def end_step(self) -> None:
         """Count the token that each row has got."""
@@ -110,24 +110,26 @@ class Slots(DynamicCache):  # type: ignore[misc]
         grouped = (query.float() * (width**-0.5 if scale is None else scale)).view(
             rows, kv_heads, heads // kv_heads, width
         )
-        scores = self._hide(_products(grouped, keys), 0, window)  # (rows, kv heads, group, L)
+        own = _products(grouped, keys)  # (rows, kv heads, group, L)
         if layer not in self._prefix:
-            weights = torch.softmax(scores, dim=-1).to(query.dtype)
+            own += self._bias(0, own.shape[-1], window)
+            weights = torch.softmax(own, dim=-1).to(query.dtype)
             return (weights @ values).reshape(rows, 1, heads, -1)
         prefix_keys, prefix_values = (part[0] for part in self._prefix[layer])  # (kv heads, P, width)
+        length = prefix_keys.shape[1]
+        # Heads first, and both parts in one place: a copy of so many scores costs as much as their softmax.
+        scores = own.new_empty(kv_heads, rows, heads // kv_heads, length + own.shape[-1])
+        before, after = scores[..., :length], scores[..., length:]
         together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)  # (kv heads, rows * group, width)
-        before = products.batched(together, prefix_keys.float()).view(
-            kv_heads, rows, -1, prefix_keys.shape[1]
-        )
-        before = before.transpose(0, 1)  # (rows, kv heads, group, P)
+        products.batched(together, prefix_keys.float(), out=before.view(kv_heads, -1, length))
         if window is not None:
-            before = self._hide(before, before.shape[-1], window)
-        weights = torch.softmax(torch.cat((before, scores), dim=-1), dim=-1).to(query.dtype)
-        own = weights[..., before.shape[-1] :] @ values
-        shared = weights[..., : before.shape[-1]].transpose(0, 1).reshape(kv_heads, -1, before.shape[-1])
+            before += self._bias(length, length, window).transpose(0, 1)
+        torch.add(own.transpose(0, 1), self._bias(0, own.shape[-1], window).transpose(0, 1), out=after)
+        weights = torch.softmax(scores, dim=-1).to(query.dtype)
+        shared = weights[..., :length].view(kv_heads, -1, length)
         of_prefix = products.batched(shared, self._columns(layer, prefix_values))
         of_prefix = of_prefix.view(kv_heads, rows, -1, values.shape[-1]).transpose(0, 1)
-        return (own + of_prefix).reshape(rows, 1, heads, -1)
+        return (weights[..., length:].transpose(0, 1) @ values + of_prefix).reshape(rows, 1, heads, -1)
 
     def _columns(self, layer: int, values: torch.Tensor) -> torch.Tensor:
         """The prefix's values as (kv heads, width, P), turned once."""
@@ -135,18 +137,18 @@ class Slots(DynamicCache):  # type: ignore[misc]
             self._turned[layer] = values.transpose(1, 2).contiguous()
         return self._turned[layer]
 
-    def _hide(self, scores: torch.Tensor, before: int, window: int | None) -> torch.Tensor:
-        """Set scores (rows, kv heads, group, keys) to -inf, in place, where a row must not see the key. The
-        first key stands `before` places before the rows' own first ones.
+    def _bias(self, before: int, width: int, window: int | None) -> torch.Tensor:
+        """0 where a row may see a key, else -inf: (rows, 1, 1, width). The first key stands `before` places
+        before the rows' own first ones.
         """
-        kind = (before, window)
+        kind = (before, width, window)
         if kind not in self._hidden:
             lengths = torch.tensor(self.lengths)[:, None]
-            distance = lengths + before - torch.arange(scores.shape[-1])[None]  # (rows, keys)
+            distance = lengths + before - torch.arange(width)[None]  # (rows, keys)
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            self._hidden[kind] = hidden.to(self._device)[:, None, None] if bool(hidden.any()) else None
-        mask = self._hidden[kind]
-        return scores if mask is None else scores.masked_fill_(mask, float("-inf"))
+            bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+            self._hidden[kind] = bias.to(self._device)[:, None, None]
+        return self._hidden[kind]
 
     def _buffer(self, layer: int, like: KeyValue) -> KeyValue:
         if layer not in self._buffers:
