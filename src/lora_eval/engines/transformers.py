@@ -64,7 +64,7 @@ class TransformersEngine:
     @property
     def numerics(self) -> str:
         """Changes whenever the same request may get other digits than before."""
-        return f"tree-4-{self.mode}"
+        return f"tree-5-{self.mode}"
 
     @property
     def generation_digest(self) -> str:
