@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from lora_eval.compare import compare_loaded, default_pairs
 from lora_eval.errors import InputError
 from lora_eval.records import EvalSuite, LoadedRun, TaskEntry, TaskResult
-from tests.simulated import TASKS, figures, make_row, make_run, make_runs, make_suite
+from tests.simulated import TASKS, make_row, make_run, make_runs, make_suite
 
 
 @pytest.fixture(scope="module")
@@ -219,72 +219,6 @@ def test_without_a_suite_the_first_metric_counts():
     found = compare_loaded(runs)
     assert [task.metric for task in found.tasks if task.primary][:2] == ["exact_match", "acc"]
     assert {task.role for task in found.tasks} == {"other"}
-
-
-def test_a_group_is_tested_as_one_task():
-    rows = {
-        arm: [
-            make_row(f"mmlu_{subject}", i, {"acc": float((i + shift) % 3 > 0)})
-            for subject in ("law", "physics")
-            for i in range(30)
-        ]
-        for arm, shift in (("base", 0), ("tuned", 1))
-    }
-    group = (TaskResult(task="mmlu", metric="acc", filter="none", higher_is_better=True, value=2 / 3, n=60),)
-    runs = {arm: make_run(arm, own, results=figures(own) + group) for arm, own in rows.items()}
-    suite = suite_of(TaskEntry(task="mmlu", metric="acc,none", role="guard"))
-    found = compare_loaded(runs, suite=suite)
-    assert [(task.task, task.primary, task.n) for task in found.tasks] == [
-        ("mmlu", True, 60),
-        ("mmlu_law", False, 30),
-        ("mmlu_physics", False, 30),
-    ]
-    assert found.tasks[0].means == {"base": 2 / 3, "tuned": 2 / 3}
-    named = compare_loaded(runs, groups={"all": ["mmlu_law", "mmlu_physics"]})
-    assert named.tasks[0].task == "all"
-    assert named.tasks[0].means["base"] == pytest.approx(2 / 3)
-
-
-def unweighted_group(*, shift=0):
-    """A group of two tasks, 10 and 50 items, whose figure is the mean of the two."""
-    rows = {
-        arm: [
-            make_row(f"blimp_{name}", i, {"acc": float((i * i + move) % 3 > 0)})
-            for name, size in (("adjunct", 10), ("anaphor", 50))
-            for i in range(size)
-        ]
-        for arm, move in (("base", 0), ("tuned", shift))
-    }
-    runs = {}
-    for arm, own in rows.items():
-        means = [result.value for result in figures(own)]
-        group = TaskResult(
-            task="blimp", metric="acc", filter="none", higher_is_better=True, value=sum(means) / 2, n=60
-        )
-        runs[arm] = make_run(arm, own, results=(*figures(own), group))
-    return runs
-
-
-def test_a_group_that_is_a_mean_of_its_tasks_is_tested_as_such():
-    found = compare_loaded(unweighted_group(shift=1), suite=suite_of(TaskEntry(task="blimp")))
-    group, *tasks = found.tasks
-    pair = group.pairs[0]
-    assert pair.method == "macro average of 2 tasks, t (Satterthwaite)"
-    assert pair.difference == pytest.approx(sum(task.pairs[0].difference for task in tasks) / 2)
-    assert pair.difference == pytest.approx(group.means["tuned"] - group.means["base"])
-    assert pair.ci_low < pair.difference < pair.ci_high
-    assert pair.wins + pair.losses + pair.ties == pair.n == 60
-    with pytest.raises(InputError, match=r"task blimp: .* is a mean of tasks"):
-        compare_loaded(unweighted_group(shift=1), suite=suite_of(TaskEntry(task="blimp")), method="bootstrap")
-
-
-def test_tasks_of_a_group_are_explored_with_their_own_correction():
-    group, *tasks = compare_loaded(unweighted_group(shift=1), suite=suite_of(TaskEntry(task="blimp"))).tasks
-    p_values = [task.pairs[0].p_value for task in tasks]
-    expected = scipy_stats.false_discovery_control(p_values)
-    assert [task.pairs[0].p_bh for task in tasks] == pytest.approx(list(expected))
-    assert [task.pairs[0].p_adjusted for task in tasks] == [None, None]
-    assert group.pairs[0].p_bh == group.pairs[0].p_value
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,15 @@ def _paragraphs(comparison: Comparison, pairs: list[Pair]) -> Iterator[str]:
         )
     if any("macro average" in method for method in methods):
         yield (
-            "A group whose figure is the plain mean of its tasks is tested as the mean of their differences; "
-            "tasks are independent, and degrees of freedom are Satterthwaite's."
+            "A group whose figure is the plain mean of its tasks is tested as the mean of their differences. "
+            "Tasks are taken as independent, with Satterthwaite's degrees of freedom, unless the line says "
+            "that they share clusters."
         )
     if any("cluster-robust" in method for method in methods):
         yield (
-            "Items that depend on each other (one passage, one conversation, repeats of one prompt) form "
-            "clusters; the standard error is computed over clusters, with G - 1 degrees of freedom."
+            "Items that depend on each other (one passage, one conversation, repeats of one prompt, one "
+            "question in several tasks) form clusters; the standard error is computed over clusters, with "
+            "G - 1 degrees of freedom."
         )
     if any("log ratio" in method for method in methods):
         yield (

@@ -11,10 +11,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lora_eval.records import SampleRow
-from lora_eval.stats.differences import Centers, detectable
+from lora_eval.records import SampleRow, VariancePart
+from lora_eval.stats.differences import Centers, detectable, number_clusters, robust_mean
 from lora_eval.stats.estimate import Estimate, Values, counts
-from lora_eval.stats.pairing import LIKELIHOOD_METRICS, PairedRows, Rows, aggregate, same_figure, values_of
+from lora_eval.stats.pairing import (
+    LIKELIHOOD_METRICS,
+    PairedRows,
+    Rows,
+    aggregate,
+    clusters_of,
+    same_figure,
+    values_of,
+)
 from lora_eval.stats.suite import TaskDifference, item_part, macro_law, macro_method, unchanged_reason
 
 
@@ -38,14 +46,17 @@ def estimate_group(
 
     `estimate_of` gives the same of one task.
     """
-    tasks = []
+    tasks, unknown = [], []
     for leaf in leaves:
         estimate, runs = estimate_of(_only(paired, leaf))
         tasks.append(TaskDifference(leaf, estimate.difference or 0.0, item_part(estimate), runs))
-    law = macro_law(tasks)
+        if tasks[-1].items is None and (estimate.changed or estimate.p_value is None):
+            unknown.append(f"{leaf}: {estimate.reason}")
+    shared = _shared_part(paired, leaves, metric)
+    law = None if unknown else macro_law(tasks, shared)
+    units = round(shared.degrees_of_freedom) + 1 if shared and law and law.parts[0] == shared else None
     low, high = law.interval(level) if law else (None, None)
-    first, second = (_values(rows, metric) for rows in (paired.first, paired.second))
-    higher, lower, ties = counts(first, second)
+    higher, lower, ties = counts(*(_values(rows, metric) for rows in (paired.first, paired.second)))
     runs = {source: _means([task.runs[source] for task in tasks]) for source in tasks[0].runs}
     found = Estimate(
         n=len(paired.first),
@@ -54,16 +65,42 @@ def estimate_group(
         ci_high=high,
         level=level,
         p_value=law.p_two_sided() if law else None,
-        method=macro_method(tasks),
+        method=macro_method(tasks, units),
         higher=higher,
         lower=lower,
         ties=ties,
         mde=detectable(law, level),
-        reason=unchanged_reason(tasks),
+        reason="; ".join(unknown) or unchanged_reason(tasks),
+        clusters=units,
         run_differences=tuple(runs.get("runs of b", runs.get("runs of a", ()))),
         law=law,
     )
     return found, runs
+
+
+def _shared_part(paired: PairedRows, leaves: Sequence[str], metric: str) -> VariancePart | None:
+    """The variance of the mean of means by cluster; None where no cluster reaches over several tasks.
+
+    With w_i = 1 / (T n_t) for an item of task t, SE^2 = G/(G-1) sum_g (sum_{i in g} w_i (d_i - mean_t))^2:
+    `robust_mean` of what is left of each task's mean. Reference: `statsmodels` OLS on one constant for each
+    task, `cov_type="cluster"`, without its factor (n - 1) / (n - T).
+    """
+    labels = clusters_of(paired.first)
+    tasks = np.array([row.task for row in paired.first])
+    if labels is None or len(set(zip(labels, tasks, strict=True))) == len(set(labels)):
+        return None
+    change = _values(paired.second, metric) - _values(paired.first, metric)
+    weights = np.zeros(len(change))
+    for leaf in leaves:
+        own = tasks == leaf
+        change[own] -= math.fsum(change[own]) / own.sum()
+        weights[own] = 1.0 / (len(leaves) * own.sum())
+    error = robust_mean(weights * change, weights, number_clusters(labels, len(labels)))
+    if error.standard_error is None:
+        return None
+    return VariancePart(
+        source="items", variance=error.standard_error**2, degrees_of_freedom=error.clusters - 1
+    )
 
 
 def _only(paired: PairedRows, task: str) -> PairedRows:

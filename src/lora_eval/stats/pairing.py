@@ -185,8 +185,11 @@ def whole_task_estimate(figures: Sequence[float | None], n: int, level: float) -
 
 
 def clusters_of(rows: Sequence[SampleRow]) -> list[str] | None:
-    """Return one label for each row; None where every row is a cluster of its own."""
-    labels = [f"{row.task}\0{row.cluster or ''}\0{'' if row.cluster else row.item_id}" for row in rows]
+    """Return one label for each row; None where every row is a cluster of its own.
+
+    A cluster may reach over several tasks of a group: GPQA's diamond questions are in its main set too.
+    """
+    labels = [row.cluster or f"{row.task}\0{row.item_id}" for row in rows]
     return labels if len(set(labels)) < len(labels) else None
 
 

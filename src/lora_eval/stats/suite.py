@@ -69,19 +69,25 @@ def macro_average(names: tuple[str, str], tasks: Sequence[TaskDifference], level
     )
 
 
-def macro_law(tasks: Sequence[TaskDifference]) -> StudentLaw | None:
-    """Return the law of the mean of the tasks' differences; None where nothing varies."""
+def macro_law(tasks: Sequence[TaskDifference], shared: VariancePart | None = None) -> StudentLaw | None:
+    """Return the law of the mean of the tasks' differences; None where nothing varies.
+
+    `shared` is the variance of that mean where tasks share items, which then are not independent. It counts
+    where it is larger than that of independent tasks: rare changes alone can make it too small.
+    """
     parts = [part for task in tasks if (part := task.items) is not None and part.variance > 0]
-    pooled = [_pooled(parts, len(tasks))] if parts else []
+    found = [*([shared] if shared else []), *([_pooled(parts, len(tasks))] if parts else [])]
+    items = [max(found, key=lambda part: part.variance)] if found else []
     center = math.fsum(task.difference for task in tasks) / len(tasks)
-    law = StudentLaw(center, (*pooled, *_run_parts(tasks)))
+    law = StudentLaw(center, (*items, *_run_parts(tasks)))
     return law if law.parts and law.standard_error > 0 else None
 
 
-def macro_method(tasks: Sequence[TaskDifference]) -> str:
-    """Return the method's name as the record and the reports show it."""
+def macro_method(tasks: Sequence[TaskDifference], clusters: int | None = None) -> str:
+    """Return the method's name as the record and the reports show it; `clusters` that tasks share, if any."""
     counted = [f"{len(runs)} training runs" for runs in tasks[0].runs.values()]
-    return " and ".join([f"macro average of {len(tasks)} tasks, t (Satterthwaite)", *counted])
+    law = "t (Satterthwaite)" if clusters is None else f"cluster-robust t ({clusters} clusters)"
+    return " and ".join([f"macro average of {len(tasks)} tasks, {law}", *counted])
 
 
 def unchanged_reason(tasks: Sequence[TaskDifference]) -> str | None:
