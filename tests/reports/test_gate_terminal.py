@@ -36,6 +36,13 @@ def test_screen_fits_80_columns_and_gives_the_reasons_of_what_did_not_pass():
     assert "about 2,200 items would decide" in " ".join(text.split())
 
 
+def test_a_bound_is_not_printed_as_its_threshold():
+    """It passed: with the two decimals of its interval it would read as if it had not."""
+    near = make_check(threshold=-0.05, limit=0.05, estimate=-0.01, low=-0.0496, high=0.03)
+    text = printed(make_result(near, verdict="PASS"))
+    assert "−0.0496 to +0.03" in text  # noqa: RUF001
+
+
 def test_every_arm_has_its_own_table():
     text = printed(make_result(make_check(), make_check("FAIL", b="merged")))
     assert text.index("tuned against base") < text.index("merged against base")

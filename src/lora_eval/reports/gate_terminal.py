@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lora_eval.records import Comparison, GateCheck
-from lora_eval.reports.gates import CheckLine, gate_lines, gate_sentence
-from lora_eval.reports.numbers import DASH, fixed, supported_decimals
+from lora_eval.reports.gates import CheckLine, bound_texts, gate_lines, gate_sentence
+from lora_eval.reports.numbers import DASH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,13 @@ def _table(rows: Sequence[_Row], pair: str, level: float) -> Table:
     table.add_column(f"bounds, {100 * level:g} %", justify="right", no_wrap=True)
     for check, line in rows:
         verdict = Text(line.verdict, style=STYLES[line.verdict])
-        table.add_row(verdict, Text(_task(line, rows)), Text(line.rule), line.found, _bounds(check))
+        table.add_row(
+            verdict,
+            Text(_task(line, rows)),
+            Text(line.rule),
+            line.found,
+            " to ".join(bound_texts(check) or (DASH,)),
+        )
     return table
 
 
@@ -69,11 +75,3 @@ def _task(line: CheckLine, rows: Sequence[_Row]) -> str:
     """The task, with its metric where two of them are checked."""
     metrics = {other.metric for _, other in rows if other.task == line.task}
     return line.task if len(metrics) == 1 else f"{line.task} {line.metric}"
-
-
-def _bounds(check: GateCheck) -> str:
-    decimals = supported_decimals(check.low, check.high)
-    if check.low is None or check.high is None or decimals is None:
-        return DASH
-    signed = check.measure == "gain"
-    return " to ".join(fixed(end, decimals, signed=signed) for end in (check.low, check.high))

@@ -70,16 +70,25 @@ def _line(check: GateCheck) -> CheckLine:
     )
 
 
-def _bounds(check: GateCheck) -> str:
-    """Where the true value lies, against the threshold; empty where nothing bounds it on both sides."""
+def bound_texts(check: GateCheck) -> tuple[str, str] | None:
+    """Both bounds with the digits that they support, neither printed as the threshold (None: no two bounds)."""
     decimals = supported_decimals(check.low, check.high)
     if check.low is None or check.high is None or decimals is None:
-        return ""
+        return None
     signed = check.measure == "gain"
     low, high = (
         fixed(end, decimals, signed=signed, apart=check.threshold) for end in (check.low, check.high)
     )
-    threshold = f"{check.threshold:{'+' if signed else ''}g}".replace("-", MINUS)
+    return low, high
+
+
+def _bounds(check: GateCheck) -> str:
+    """Where the true value lies, against the threshold; empty where nothing bounds it on both sides."""
+    found = bound_texts(check)
+    if found is None or check.low is None or check.high is None:
+        return ""
+    low, high = found
+    threshold = f"{check.threshold:{'+' if check.measure == 'gain' else ''}g}".replace("-", MINUS)
     if check.low > check.threshold:
         return f"{check.measure} at least {low}, above {threshold}"
     if check.high < check.threshold:
