@@ -71,7 +71,7 @@ def _line(check: GateCheck) -> CheckLine:
 
 
 def bound_texts(check: GateCheck) -> tuple[str, str] | None:
-    """Both bounds with the digits that they support, neither printed as the threshold (None: no two bounds)."""
+    """Both bounds with the digits they support, never printed as the threshold; None where one is missing."""
     decimals = supported_decimals(check.low, check.high)
     if check.low is None or check.high is None or decimals is None:
         return None
