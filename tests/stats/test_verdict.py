@@ -81,7 +81,7 @@ def test_detectable_difference_where_few_items_changed():
 
 def test_items_needed_grow_with_the_square():
     assert needed_n(100, 0.10, 0.05) == 400
-    assert needed_n(100, 0.10, 0.20) == 100
+    assert needed_n(100, 0.10, 0.20) is None  # as many as that are there
     assert needed_n(100, None, 0.05) is None
     assert needed_n(100, 0.10, 0.0) is None
 
@@ -147,6 +147,15 @@ def test_inconclusive_names_the_n_that_would_decide():
     assert judge(binary(20, 20, 160), 1.0, higher_is_better=True).n_needed is None
     among_ten = judge(found, 1.0, higher_is_better=True, tests=10)
     assert among_ten.n_needed == pytest.approx(mcnemar_n(0.2, 0.04, level=0.995), rel=0.03)
+
+
+@given(st.integers(0, 12), st.integers(0, 6), st.integers(0, 40), st.sampled_from([None, 0.05]))
+@example(5, 0, 0, None)
+def test_items_that_would_decide_are_more_than_there_are(wins, losses, ties, margin):
+    """By the normal law five items find what the exact test of five cannot."""
+    found = binary(wins, losses, ties)
+    needed = judge(found, found.p_value, higher_is_better=True, margin=margin).n_needed
+    assert needed is None or needed > found.n
 
 
 def test_items_needed_to_hold_a_margin():

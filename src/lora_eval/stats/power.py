@@ -62,11 +62,12 @@ def needed_n(
 
     `mde` is the smallest detectable difference at this n; it shrinks with the square root of n. `tests`
     p-values are corrected together: the worst case of Holm's method, level 1 - alpha / tests, counts. None
-    where nothing is to be found.
+    where nothing is to be found, or where as many items as that are there and have not found it.
     """
     if mde is None or distance <= 0:
         return None
     z_a, z_b = _quantiles(level, power)
     strict = _quantiles(1.0 - (1.0 - level) / tests, power)[0]
     factor = (strict + z_b) / (z_a + z_b)
-    return max(n, math.ceil(n * (factor * mde / distance) ** 2))
+    needed = math.ceil(n * (factor * mde / distance) ** 2)
+    return needed if needed > n else None
