@@ -148,6 +148,11 @@ def test_markdown_tables_survive_odd_names(evil):
     body = [line for line in text.splitlines() if line.startswith("| t")]
     assert body
     assert all("<script" not in line and "<b>" not in line for line in body)
+    odd = [[make_row("t", i, {"m|<b>": float(i + 2 * k)}) for i in range(4)] for k in (0, 1)]
+    text = render_markdown(compare_loaded({"base": make_run("base", odd[0]), "b": make_run("b", odd[1])}))
+    cells = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| t |")]
+    assert cells == [6, 12]
+    assert "<b>" not in text
 
 
 def test_page_is_one_file_without_network(page):
