@@ -77,6 +77,7 @@ def test_better_is_never_said_of_an_undecided_target():
     assert finding.tone == "open"
     assert finding.text == "No target is shown to have improved over base."
     assert "better" not in finding.text
+    assert finding.lines[0].endswith("60 items), detectable 13, about 460 items would decide")
 
 
 def test_guards_that_dropped_lead_and_carry_the_alarm(comparison):
@@ -92,8 +93,8 @@ def test_an_undecided_guard_says_what_would_have_been_found():
     found = by_heading(small((10, 40), (30, 26)))["Guards"]
     assert found.text.startswith("No guard is measurably worse")
     assert found.lines == (
-        "? undecided: memory −7 (detectable 13)",  # noqa: RUF001
-        "(detectable: the smallest change that would be found four times in five)",
+        "? undecided: memory −7 (detectable 13, n 260)",  # noqa: RUF001
+        "(detectable: the smallest change that is found four times in five; n: items that would decide)",
     )
 
 

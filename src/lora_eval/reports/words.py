@@ -12,6 +12,7 @@ from lora_eval.records import Arm, Comparison, Pair, TaskComparison, Verificatio
 from lora_eval.reports.finding import Finding, Tone, verification_finding
 from lora_eval.reports.gates import gate_lines, gate_sentence
 from lora_eval.reports.numbers import (
+    about_text,
     count_text,
     difference_text,
     gain,
@@ -160,7 +161,7 @@ def _tally(rows: Sequence[Row]) -> str:
 
 
 def _target_finding(rows: Sequence[Row], arm: str, base: str, suffix: str) -> Finding:
-    lines = tuple(f"{GLYPHS[mark(pair)]} {row_text((task, pair))}" for task, pair in rows)
+    lines = tuple(map(_target_text, rows))
     better = [task.task for task, pair in rows if pair.verdict == "better"]
     worse = [task.task for task, pair in rows if pair.verdict == "worse"]
     heading = f"Target{suffix}"
@@ -212,14 +213,27 @@ def _rest_lines(rows: Sequence[Row]) -> tuple[str, ...]:
     if undecided:
         lines.append(f"{GLYPHS['inconclusive']} undecided: {', '.join(map(_undecided_text, undecided))}")
     if any(pair.mde is not None for _, pair in undecided):
-        lines.append("(detectable: the smallest change that would be found four times in five)")
+        told = "the smallest change that is found four times in five; n: items that would decide"
+        lines.append(f"(detectable: {told})")
     return tuple(lines)
 
 
 def _undecided_text(row: Row) -> str:
     task, pair = row
-    found = f" (detectable {size_text(task, pair, pair.mde)})" if pair.mde is not None else ""
-    return f"{task.task} {difference_text(task, pair)}{found}"
+    found = [f"detectable {size_text(task, pair, pair.mde)}"] if pair.mde is not None else []
+    found += [f"n {about_text(pair.n_needed)}"] if pair.n_needed else []
+    text = f"{task.task} {difference_text(task, pair)}"
+    return f"{text} ({', '.join(found)})" if found else text
+
+
+def _target_text(row: Row) -> str:
+    """A target's line; an undecided one says what would have been found, and how many items would decide."""
+    task, pair = row
+    text = f"{GLYPHS[mark(pair)]} {row_text(row)}"
+    if mark(pair) != "inconclusive":
+        return text
+    text += f", detectable {size_text(task, pair, pair.mde)}" if pair.mde is not None else ""
+    return text + (f", about {about_text(pair.n_needed)} items would decide" if pair.n_needed else "")
 
 
 def _shipped_finding(comparison: Comparison, arm: Arm) -> Finding | None:
