@@ -176,8 +176,8 @@
       task: (i, j) => data.task[i] - data.task[j] || Math.abs(gain(j)) - Math.abs(gain(i)) || i - j,
       change: (i, j) => Math.abs(gain(j)) - Math.abs(gain(i)) || i - j,
       data: (i, j) => i - j,
-      low: (i, j) => (data.values[i][state.b] ?? 0) - (data.values[j][state.b] ?? 0) || i - j,
-      high: (i, j) => (data.values[j][state.b] ?? 0) - (data.values[i][state.b] ?? 0) || i - j,
+      low: (i, j) => (data.values[i][state.b] ?? Infinity) - (data.values[j][state.b] ?? Infinity) || i - j,
+      high: (i, j) => (data.values[j][state.b] ?? -Infinity) - (data.values[i][state.b] ?? -Infinity) || i - j,
     };
     const apart = data.tasks.some((task) => task.likelihood) && data.tasks.some((task) => !task.likelihood);
     const update = () => {

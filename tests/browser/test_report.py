@@ -173,6 +173,21 @@ def test_sorts(page, runs):
     assert values == sorted(values)
 
 
+def test_items_without_a_score_come_last_in_every_order(browser, tmp_path):
+    scores = {"base": [0.5, 0.25, 0.75, 1.0], "tuned": [None, 0.5, 0.25, None]}
+    runs = {
+        arm: make_run(arm, [make_row("t", i, {"f1": value}) for i, value in enumerate(own)])
+        for arm, own in scores.items()
+    }
+    path = tmp_path / "report.html"
+    path.write_text(render_html(compare_loaded(runs), runs), "utf-8")
+    browser.open(path)
+    choose(browser, "direction", "all items")
+    for order, numbers in (("lowest score first", "2103"), ("highest score first", "1203")):
+        choose(browser, "sort", order)
+        assert names(browser) == [f"t {number}" for number in numbers]
+
+
 def test_an_open_item_shows_both_answers_word_by_word_and_the_choices(page):
     choose(page, "task", "terms")
     choose(page, "direction", "▲ gained")
