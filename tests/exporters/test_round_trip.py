@@ -110,6 +110,34 @@ def test_every_bit_is_bitsandbytes(shape, stored, compute, quant_type, double, z
     assert torch.equal(torch.cat(rows).view(bits), expected.view(bits))
 
 
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize("compute", ["bfloat16", "float32"])
+@pytest.mark.parametrize("shape", [(256, 4096), (96, 176), (33, 172)])
+def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
+    """`bitsandbytes` with its CUDA library on a GPU, against the round trip on this machine's CPU."""
+    import torch
+    from bitsandbytes import functional
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    dtype = getattr(torch, compute)
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    packed, state = functional.quantize_4bit(
+        weight.cuda(), quant_type=quant_type, compress_statistics=double, blocksize=64
+    )
+    state.dtype = dtype
+    trip = RoundTrip({
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double,
+        "bnb_4bit_compute_dtype": compute,
+    })  # fmt: skip
+    expected = functional.dequantize_4bit(packed, state).cpu()
+    assert expected.dtype == dtype
+    assert torch.equal(trip(weight), expected)
+
+
 def test_values_on_a_border_take_the_lower_code():
     import torch
 
