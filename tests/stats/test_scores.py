@@ -67,6 +67,17 @@ def test_perplexity_ratio_is_the_weighted_regression(clustered):
     assert found.ci_low == pytest.approx(perplexities[0] * (low - 1), rel=1e-12)
 
 
+def test_skewness_is_scipys_and_of_clusters_that_of_their_sums():
+    a, b, labels = draw()
+    assert paired_scores(a, b).skewness == pytest.approx(scipy_stats.skew(b - a), rel=1e-12)
+    codes = np.unique(labels, return_inverse=True)[1]
+    sums = np.bincount(codes, weights=b - a - (b - a).mean())
+    residual = np.mean(sums**3) / np.mean(sums**2) ** 1.5
+    assert paired_scores(a, b, labels).skewness == pytest.approx(residual, rel=1e-12)
+    assert paired_scores(b, a).skewness == pytest.approx(-scipy_stats.skew(b - a), rel=1e-12)
+    assert paired_scores([1, 2, 3], [2, 3, 4]).skewness is None  # nothing varies
+
+
 def test_bits_per_byte():
     a, b, weights = [100.0, 50.0], [110.0, 40.0], [80, 20]
     found = paired_likelihoods(a, b, weights, scale="bits")

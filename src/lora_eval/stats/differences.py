@@ -131,6 +131,7 @@ def estimate_differences(
             for center in runs.get("runs of b", runs.get("runs of a", ()))
         ),
         law=_in_units(found, law) if method != "bootstrap" else None,
+        skewness=_skewness(found, mean.mean) if law else None,
     )
 
 
@@ -181,6 +182,16 @@ def _law(mean: ClusterMean, runs: Centers) -> tuple[StudentLaw | None, float | N
     if mean.mean == 0.0:
         return None, 1.0, "no item's score differs, so the spread is unknown"
     return None, None, "every item's score differs by the same amount, so the spread is unknown"
+
+
+def _skewness(found: Differences, mean: float) -> float | None:
+    """Fisher's skewness m3 / m2^1.5 of what each cluster adds to the mean; None where the items do not vary.
+
+    Reference: `scipy.stats.skew`.
+    """
+    sums = np.bincount(found.labels, weights=found.amounts - found.weights * mean)
+    square = math.fsum(sums**2) / len(sums)
+    return math.fsum(sums**3) / len(sums) / square**1.5 if square > 0.0 else None
 
 
 def _run_part(source: Source, centers: Sequence[float]) -> VariancePart:

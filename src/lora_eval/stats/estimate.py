@@ -28,7 +28,8 @@ class Estimate:
     `p_mid` is the mid-p value of an exact test. `law` gives bounds and one-sided p-values at other levels
     and values (None: resampled, or nothing bounds the difference). `clusters` counts the independent units
     where items come in clusters, `effective_n` what right-or-wrong items in clusters count for.
-    `run_differences` are those of each training run, where an arm has several.
+    `run_differences` are those of each training run, where an arm has several. `skewness` is that of the
+    differences of independent units, where the interval is a t interval.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Estimate:
     effective_n: float | None = None
     run_differences: tuple[float, ...] = ()
     law: Law | None = None
+    skewness: float | None = None
 
     @property
     def changed(self) -> int:
