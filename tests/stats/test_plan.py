@@ -59,6 +59,15 @@ def test_the_items_for_a_margin_are_those_that_hold_it(margin: float) -> None:
     )
 
 
+def test_a_margin_that_no_share_can_have_is_not_planned_as_one() -> None:
+    """A BLEU of 30 may lose 1.5: of right-or-wrong items that would be held by one item."""
+    rules = [{"task": "t", "max_drop": 1.5}, {"task": "t", "min_gain": 2}]
+    gate = Gate.model_validate({"schema": 1, "level": 0.95, "rules": rules})
+    for case in plan_comparison([Asked("t", 500, "bleu", 1.5)], gate=gate).tasks[0].cases:
+        assert case.needed == ()
+        assert [(rule.passes_at, rule.items) for rule in case.rules] == [(None, None)] * 2
+
+
 def test_a_perplexity_has_no_assumption() -> None:
     task = plan_comparison([Asked("t", 100, "word_perplexity", None)]).tasks[0]
     assert task.cases == ()

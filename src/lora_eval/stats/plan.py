@@ -114,6 +114,8 @@ class _Spread:
 
     def needed(self, distance: float, level: float) -> int | None:
         if self.changed is not None:
+            if distance >= 1.0:
+                return None  # the metric is no share, so nothing is known of it
             return math.ceil(mcnemar_n(max(self.changed, distance), distance, level))
         at_one = self.detectable(1.0, level)
         return None if at_one is None else math.ceil((at_one / distance) ** 2)
@@ -177,7 +179,8 @@ def _plan_rules(task: Asked, spread: _Spread, gate: Gate | None) -> tuple[RulePl
         if not _is_of(rule, task):
             continue
         threshold = threshold_of(rule.condition, rule.limit)
-        at = spread.detectable(task.items, confidence)
+        known = spread.changed is None or abs(threshold) < 1.0  # a share changes by less than 1
+        at = spread.detectable(task.items, confidence) if known else None
         items = spread.needed(-threshold, confidence) if threshold < 0 else None
         if items is not None and rule.min_n is not None:
             items = max(items, rule.min_n)
