@@ -9,13 +9,13 @@ import pytest
 from lora_eval.compare import compare_loaded
 from lora_eval.records import Gate
 from lora_eval.stats import judge, mcnemar_mde, mcnemar_n, paired_binary
-from lora_eval.stats.plan import CHANGED, Asked, plan_comparison
+from lora_eval.stats.plan import CHANGED, AskedTask, plan_comparison
 from tests.simulated import make_runs, make_suite
 
 
 def test_published_sample_sizes() -> None:
     """2 and 5 points at 10 % and 20 % changed items; one task needs no correction."""
-    task = plan_comparison([Asked("t", 1000, "acc", None)]).tasks[0]
+    task = plan_comparison([AskedTask("t", 1000, "acc", None)]).tasks[0]
     needed = {(case.changed, way.difference): way.items for case in task.cases for way in case.needed}
     # The formula says 1960.2 and so on: a part of an item is a whole one.
     assert needed == {
@@ -28,14 +28,15 @@ def test_published_sample_sizes() -> None:
 
 def test_detectable_is_what_the_needed_items_find() -> None:
     for items in (100, 1000, 20_000):
-        case = plan_comparison([Asked("t", items, "acc", None)] * 5).tasks[0].cases[0]
+        case = plan_comparison([AskedTask("t", items, "acc", None)] * 5).tasks[0].cases[0]
         assert case.detectable == mcnemar_mde(items, 0.1 * items, 0.99)
         assert mcnemar_n(max(0.1, case.detectable), case.detectable, 0.99) == pytest.approx(items, rel=1e-6)
 
 
 def test_more_tasks_need_more_items_and_a_margin_does_not() -> None:
     one, ten = (
-        plan_comparison([Asked(f"t{i}", 500, "acc", 0.03 if i else None) for i in range(n)]) for n in (1, 10)
+        plan_comparison([AskedTask(f"t{i}", 500, "acc", 0.03 if i else None) for i in range(n)])
+        for n in (1, 10)
     )
     assert (one.tests, ten.tests) == (1, 10)
     assert ten.tasks[0].cases[0].detectable > one.tasks[0].cases[0].detectable
@@ -48,7 +49,7 @@ def test_more_tasks_need_more_items_and_a_margin_does_not() -> None:
 @pytest.mark.parametrize("margin", [0.02, 0.05])
 def test_the_items_for_a_margin_are_those_that_hold_it(margin: float) -> None:
     """With as many wins as losses, so many items give a lower bound just above the margin half the time."""
-    items = plan_comparison([Asked("t", 100, "acc", margin)]).tasks[0].cases[0].needed[0].items
+    items = plan_comparison([AskedTask("t", 100, "acc", margin)]).tasks[0].cases[0].needed[0].items
     half = round(0.05 * items)
     values = [0] * half + [1] * half + [1] * (items - 2 * half)
     other = [1] * half + [0] * half + [1] * (items - 2 * half)
@@ -63,13 +64,13 @@ def test_a_margin_that_no_share_can_have_is_not_planned_as_one() -> None:
     """A BLEU of 30 may lose 1.5: of right-or-wrong items that would be held by one item."""
     rules = [{"task": "t", "max_drop": 1.5}, {"task": "t", "min_gain": 2}]
     gate = Gate.model_validate({"schema": 1, "level": 0.95, "rules": rules})
-    for case in plan_comparison([Asked("t", 500, "bleu", 1.5)], gate=gate).tasks[0].cases:
+    for case in plan_comparison([AskedTask("t", 500, "bleu", 1.5)], gate=gate).tasks[0].cases:
         assert case.needed == ()
         assert [(rule.passes_at, rule.items) for rule in case.rules] == [(None, None)] * 2
 
 
 def test_a_perplexity_has_no_assumption() -> None:
-    task = plan_comparison([Asked("t", 100, "word_perplexity", None)]).tasks[0]
+    task = plan_comparison([AskedTask("t", 100, "word_perplexity", None)]).tasks[0]
     assert task.cases == ()
     assert "nothing is known of its spread" in task.reason
 
@@ -77,11 +78,11 @@ def test_a_perplexity_has_no_assumption() -> None:
 def test_an_earlier_comparison_goes_before_assumptions() -> None:
     earlier = compare_loaded(make_runs(), suite=make_suite())
     asked = [
-        Asked("terms", 200, "acc", None),
-        Asked("summaries", 800, "rouge1", 0.03),
-        Asked("story", 200, "word_perplexity", None),
-        Asked("facts", 200, "acc_norm", None),
-        Asked("new", 200, "acc", None),
+        AskedTask("terms", 200, "acc", None),
+        AskedTask("summaries", 800, "rouge1", 0.03),
+        AskedTask("story", 200, "word_perplexity", None),
+        AskedTask("facts", 200, "acc_norm", None),
+        AskedTask("new", 200, "acc", None),
     ]
     plan = plan_comparison(asked, earlier=earlier)
     found = {task.task: task for task in plan.tasks}
@@ -119,7 +120,7 @@ def test_what_the_rules_of_a_gate_need() -> None:
         {"task": "t*", "max_perplexity_ratio": 1.1},
     ]
     gate = Gate.model_validate({"schema": 1, "level": 0.95, "rules": rules})
-    asked = [Asked("target", 1000, "acc", None), Asked("other", 1000, "acc", None)]
+    asked = [AskedTask("target", 1000, "acc", None), AskedTask("other", 1000, "acc", None)]
     plan = plan_comparison(asked, gate=gate)
     target = plan.tasks[0].cases[0].rules
     assert [(rule.rule, rule.condition, rule.threshold) for rule in target] == [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lora_eval.evaluate.selection import AnySuite
     from lora_eval.records import Comparison, Gate
-    from lora_eval.stats.plan import Asked, Case, Plan, TaskPlan
+    from lora_eval.stats.plan import AskedTask, Case, Plan, TaskPlan
 
 _DASH = "–"  # noqa: RUF001 (typography)
 
@@ -50,10 +50,10 @@ def check_tasks(gate: Gate, suite: AnySuite, source: Path) -> None:
     check_names(gate, list(tasks), arms, "base", str(source))
 
 
-def asked_tasks(suite: AnySuite, margins: Mapping[str, float]) -> list[Asked]:
+def asked_tasks(suite: AnySuite, margins: Mapping[str, float]) -> list[AskedTask]:
     """Return every task of the suite with its number of items and the metric of its verdict."""
     from lora_eval.evaluate.selection import leaves_of
-    from lora_eval.stats.plan import Asked
+    from lora_eval.stats.plan import AskedTask
 
     items, metrics, leaves = suite.items, suite.metrics, leaves_of(suite)
     found = []
@@ -62,7 +62,7 @@ def asked_tasks(suite: AnySuite, margins: Mapping[str, float]) -> list[Asked]:
         first = next((name for leaf in own for name in metrics[leaf]), None)
         metric = entry.metric.partition(",")[0].strip() if entry.metric else first
         count = sum(len(items[leaf]) for leaf in own)
-        found.append(Asked(entry.task, count, metric, margins.get(entry.task, entry.margin)))
+        found.append(AskedTask(entry.task, count, metric, margins.get(entry.task, entry.margin)))
     return found
 
 

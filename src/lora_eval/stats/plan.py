@@ -23,7 +23,7 @@ POINTS = (0.02, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedTask:
     """A task that will be run: how many items, and the metric and margin of its verdict."""
 
     task: str
@@ -122,7 +122,7 @@ class _Spread:
 
 
 def plan_comparison(
-    tasks: Sequence[Asked],
+    tasks: Sequence[AskedTask],
     *,
     gate: Gate | None = None,
     earlier: Comparison | None = None,
@@ -138,7 +138,7 @@ def plan_comparison(
 
 
 def _plan_task(
-    task: Asked, tests: int, gate: Gate | None, earlier: Comparison | None, level: float
+    task: AskedTask, tests: int, gate: Gate | None, earlier: Comparison | None, level: float
 ) -> TaskPlan:
     measured = _measured(task, earlier)
     if measured is None and task.metric in LIKELIHOOD_METRICS:
@@ -159,7 +159,7 @@ def _plan_task(
     return TaskPlan(task.task, task.items, task.metric, task.margin, cases)
 
 
-def _needed(task: Asked, spread: _Spread, level: float, strict: float) -> tuple[Needed, ...]:
+def _needed(task: AskedTask, spread: _Spread, level: float, strict: float) -> tuple[Needed, ...]:
     """Items for the margin, or for 2 and 5 points where the metric is a share."""
     if task.margin is not None:
         ways = [(task.margin, spread.needed(task.margin, level))]
@@ -169,7 +169,7 @@ def _needed(task: Asked, spread: _Spread, level: float, strict: float) -> tuple[
     return tuple(Needed(distance, n, task.margin is not None) for distance, n in ways if n is not None)
 
 
-def _plan_rules(task: Asked, spread: _Spread, gate: Gate | None) -> tuple[RulePlan, ...]:
+def _plan_rules(task: AskedTask, spread: _Spread, gate: Gate | None) -> tuple[RulePlan, ...]:
     """What each rule that names the task needs; the bound is one-sided and not corrected for other rules."""
     if gate is None:
         return ()
@@ -189,7 +189,7 @@ def _plan_rules(task: Asked, spread: _Spread, gate: Gate | None) -> tuple[RulePl
     return tuple(found)
 
 
-def _is_of(rule: GateRule, task: Asked) -> bool:
+def _is_of(rule: GateRule, task: AskedTask) -> bool:
     """Whether the rule bounds a gain of the task's main metric; ratios of perplexities have a scale of their
     own.
     """
@@ -199,7 +199,7 @@ def _is_of(rule: GateRule, task: Asked) -> bool:
     return metric == task.metric and (rule.task == task.task or fnmatchcase(task.task, rule.task))
 
 
-def _measured(task: Asked, earlier: Comparison | None) -> _Spread | None:
+def _measured(task: AskedTask, earlier: Comparison | None) -> _Spread | None:
     """The spread of an earlier comparison: of the arm that differs most from its base."""
     if earlier is None:
         return None
