@@ -121,6 +121,14 @@ def test_what_a_row_shows(tasks: Path, engine: TransformersEngine) -> None:
     assert set(rolling.weights) == set(rolling.metrics)
 
 
+def test_a_cluster_that_no_document_has_is_told_before_anything_is_scored(tasks: Path) -> None:
+    record = EvalSuite(
+        name="x", version="1", tasks=(TaskEntry(task="t_choice", cluster="topics"),), include_path=str(tasks)
+    )
+    with pytest.raises(TaskError, match=r"'t_choice': cluster: .* no field 'topics'; did you mean 'topic'\?"):
+        LmEvalSuite(record, Path())
+
+
 def test_limits_are_the_first_items_or_evenly_spaced_ones(tasks: Path, engine: TransformersEngine) -> None:
     first = _suite(tasks, ["t_choice"], limit=4).run(engine, "base", _silent).rows
     assert [row.item_id for row in first] == [0, 1, 2, 3]

@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_eval.errors import LoraEvalError, TaskError
 from lora_eval.records import EvalSuite, TaskEntry
+from lora_eval.schema import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,17 @@ def _set_up(name: str, task: Any, entry: TaskEntry, generation: Mapping[str, Any
         task.set_config(key="num_fewshot", value=entry.num_fewshot)
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
+    if entry.cluster is not None and len(task.eval_docs):
+        _check_cluster(name, list(task.eval_docs[0]), entry.cluster)
+
+
+def _check_cluster(name: str, fields: list[str], cluster: str) -> None:
+    """Told before anything is scored, and not by a KeyError after it."""
+    if cluster not in fields:
+        raise TaskError(
+            f"task '{name}': cluster: its documents have no field '{cluster}'{suggest(cluster, fields)}; "
+            f"fields: {', '.join(fields)}"
+        )
 
 
 def _load_failure(manager: Any, name: str, error: Exception) -> str:
