@@ -47,6 +47,16 @@ def test_show_a_suite_of_ones_own(run_cli: Callable, tmp_path: Path) -> None:
     assert (result.status, "did you mean 'tasks'" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("margin", [".inf", ".nan", "0"])
+def test_a_margin_that_every_loss_or_none_lies_in_is_refused(
+    run_cli: Callable, tmp_path: Path, margin: str
+) -> None:
+    entry = f"tasks: [{{task: hellaswag, margin: {margin}}}]"
+    (tmp_path / "suite.yaml").write_text(f'name: mine\nversion: "1"\n{entry}\n', "utf-8")
+    result = run_cli("suite", "show", tmp_path)
+    assert (result.status, "margin" in result.stderr) == (2, True)
+
+
 def test_unknown_suite(run_cli: Callable) -> None:
     result = run_cli("suite", "show", "quik")
     assert (result.status, "Did you mean 'quick'" in result.stderr) == (2, True)

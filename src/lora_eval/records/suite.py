@@ -25,7 +25,7 @@ class TaskEntry(Record):
     limit: int | None = Field(default=None, ge=1)
     metric: str | None = None
     role: Literal["target", "guard", "other"] = "other"
-    margin: float | None = Field(default=None, gt=0)
+    margin: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     cluster: str | None = None
     apply_chat_template: bool | None = None
 
