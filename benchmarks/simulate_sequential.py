@@ -22,7 +22,8 @@ from scipy.stats import norm
 
 from lora_eval.stats import mcnemar_exact, paired_likelihoods, paired_scores
 from lora_eval.stats.laws import Law
-from lora_eval.stats.sequential import CautiousLaw, Spending, look_sizes, nominal_levels
+from lora_eval.stats.score_interval import CautiousLaw
+from lora_eval.stats.sequential import Spending, look_sizes, nominal_levels
 
 Array = NDArray[np.float64]
 ALPHA, MARGIN = 0.05, 0.05
