@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_eval import fingerprint
 from lora_eval.fingerprint import fingerprint_data, fingerprint_folder, sha256_file, sha256_text
 
 FILES = {
@@ -47,6 +49,15 @@ def test_a_copy_elsewhere_is_the_same(folder: Path, tmp_path_factory: pytest.Tem
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("other") / "copy")
 
     assert fingerprint_folder(copy) == fingerprint_folder(folder)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 3 * 4096 + 5])
+def test_a_file_is_hashed_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(fingerprint, "_WINDOW", 4096)
+    data = bytes(number % 251 for number in range(size))
+    (tmp_path / "x.bin").write_bytes(data)
+
+    assert sha256_file(tmp_path / "x.bin") == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

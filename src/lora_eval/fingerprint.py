@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,7 @@ _VOLATILE_KEYS = {
     "name_or_path",
     "base_model_name_or_path",
 }
+_WINDOW = 1 << 26  # bytes of a file that are mapped at a time; a multiple of any page size
 # PEFT keeps these as sets and writes them in another order in every process.
 _SETS = {"target_modules", "exclude_modules", "modules_to_save"}
 
@@ -102,8 +104,13 @@ def _without_volatile(data: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
+    """Mapped, not read: the copy into a buffer of ours costs a fifth to a third of what the digest does."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+        for start in range(0, size, _WINDOW):
+            length = min(_WINDOW, size - start)
+            with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
+                if hasattr(mmap, "MADV_SEQUENTIAL"):
+                    window.madvise(mmap.MADV_SEQUENTIAL)
+                digest.update(window)
     return digest.hexdigest()
