@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ _VOLATILE_KEYS = {
     "name_or_path",
     "base_model_name_or_path",
 }
-_WINDOW = 1 << 26  # bytes of a file that are mapped at a time; a multiple of any page size
+WINDOW = 1 << 26  # bytes of a file that are hashed at a time; a multiple of any page size
+_KNOWN: dict[tuple[int, int, int, int], str] = {}  # digests of this process, by the file's state
 # PEFT keeps these as sets and writes them in another order in every process.
 _SETS = {"target_modules", "exclude_modules", "modules_to_save"}
 
@@ -67,9 +68,45 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file's bytes."""
-    stat = path.stat()
-    return _hash_file(str(path), stat.st_size, stat.st_mtime_ns)
+    """Return the hexadecimal sha256 of a file's bytes. A file that this process has hashed is not read again,
+    under another name neither, while its size and time of change are the same.
+    """
+    return _KNOWN.get(_state(path.stat())) or FileDigest(path).finish()
+
+
+class FileDigest:
+    """The sha256 of a file that may still be written: `advance` while it grows, `finish` when it is whole.
+
+    Its bytes are mapped, not read: the copy into a buffer of ours costs a fifth to a third of what the digest
+    does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._digest, self._done = path, hashlib.sha256(), 0
+
+    def advance(self, end: int) -> None:
+        """Take in what lies before byte `end`, in whole windows; it must not change any more."""
+        self._take(end // WINDOW * WINDOW)
+
+    def finish(self) -> str:
+        """Take in the rest; returns the hexadecimal digest, which `sha256_file` then knows."""
+        stat = self._path.stat()
+        self._take(stat.st_size)
+        return _KNOWN.setdefault(_state(stat), self._digest.hexdigest())
+
+    def _take(self, end: int) -> None:
+        with self._path.open("rb") as file:
+            for start in range(self._done, end, WINDOW):
+                length = min(WINDOW, end - start)
+                with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
+                    if hasattr(mmap, "MADV_SEQUENTIAL"):
+                        window.madvise(mmap.MADV_SEQUENTIAL)
+                    self._digest.update(window)
+        self._done = end
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _identity_files(folder: Path) -> Iterable[Path]:
@@ -100,17 +137,3 @@ def _without_volatile(data: Any) -> Any:
     if isinstance(data, list):
         return [_without_volatile(item) for item in data]
     return data
-
-
-@lru_cache(maxsize=256)
-def _hash_file(path: str, size: int, mtime_ns: int) -> str:
-    """Mapped, not read: the copy into a buffer of ours costs a fifth to a third of what the digest does."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        for start in range(0, size, _WINDOW):
-            length = min(_WINDOW, size - start)
-            with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
-                if hasattr(mmap, "MADV_SEQUENTIAL"):
-                    window.madvise(mmap.MADV_SEQUENTIAL)
-                digest.update(window)
-    return digest.hexdigest()

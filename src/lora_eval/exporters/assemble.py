@@ -66,7 +66,7 @@ class Assembler:
 
     def run(self, files: FileWork) -> Assembled:
         """Write all shards and the index. `files` computes the digests that the lineage needs meanwhile: of
-        a shard of the base while it is read, so that each is read from the disk once, and of finished ones.
+        a shard of the base while it is read, so that each is read from the disk once, and of what is written.
         """
         import torch
 
@@ -79,10 +79,10 @@ class Assembler:
                     o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
                 }
                 metadata = read_metadata(self._base.folder / shard)
-                with open_writer(self._out / shard, codes, metadata) as writer:
+                path = self._out / shard
+                with files.writing(path) as reached, open_writer(path, codes, metadata, reached) as writer:
                     for output in outputs:
                         self._write(output, writer, workers)
-                files.written(self._out / shard)
                 weight_map |= dict.fromkeys(codes, shard)
                 size += sum(info.n_bytes(code) for info, code in codes.values())
         if (self._base.folder / INDEX).is_file():

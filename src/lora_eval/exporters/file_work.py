@@ -1,24 +1,24 @@
-"""What is done with whole files while others are merged: their digests, and their way to the disk."""
+"""What is done with files while others are merged: their digests, and their way to the disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lora_eval.fingerprint import sha256_file
+from lora_eval.fingerprint import FileDigest, sha256_file
 
-_THREADS = 3  # a file that is read, one that was written, and one on its way to the disk
+_THREADS = 2  # a file that is read, and one on its way to the disk
 
 
 class FileWork:
     """Threads that compute digests (`sha256_file` then knows them) and put written files on the disk."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
+    def __init__(self, pool: ThreadPoolExecutor, follower: ThreadPoolExecutor) -> None:
+        self._pool, self._follower = pool, follower
         self._begun: list[Future[Any]] = []
         self._read: set[Path] = set()
 
@@ -28,11 +28,16 @@ class FileWork:
             self._read.add(path)
             self._begun.append(self._pool.submit(sha256_file, path))
 
-    def written(self, path: Path) -> None:
-        """Begin the digest of a file that is complete, and its way to the disk: what an export leaves is
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[Callable[[int], None]]:
+        """Within this a file is written; gives what is to be told how many of its bytes are complete.
+
+        Its digest follows. When the file is whole it begins its way to the disk: what an export leaves is
         whole after a power cut, too.
         """
-        self._begun += [self._pool.submit(_to_disk, path), self._pool.submit(sha256_file, path)]
+        digest = FileDigest(path)
+        yield lambda end: self._begun.append(self._follower.submit(digest.advance, end))
+        self._begun += [self._pool.submit(_to_disk, path), self._follower.submit(digest.finish)]
 
     def wait(self) -> None:
         """Return when all that was begun is done (OSError: a file could not be read or written)."""
@@ -43,13 +48,14 @@ class FileWork:
 @contextmanager
 def file_work() -> Iterator[FileWork]:
     """Open the threads; a fault of the caller's does not wait for what they have begun."""
-    pool = ThreadPoolExecutor(_THREADS, "files")
+    pool, follower = ThreadPoolExecutor(_THREADS, "files"), ThreadPoolExecutor(1, "digest")
     try:
-        work = FileWork(pool)
+        work = FileWork(pool, follower)
         yield work
         work.wait()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (pool, follower):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _to_disk(path: Path) -> None:
