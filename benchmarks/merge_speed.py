@@ -40,15 +40,6 @@ SHAPES = {
     },
 }
 RANK, SHARD = 16, 5_000_000_000
-_MERGE = """
-import sys
-from pathlib import Path
-from lora_eval.export import export
-from lora_eval.models.quiet import quiet
-with quiet():
-    export("merge", base=Path(sys.argv[1]), adapter=Path(sys.argv[2]), out=Path(sys.argv[3]),
-           options={"onto": sys.argv[4], "quantize": "nf4"})
-"""
 _PEFT = """
 import sys, torch
 from lora_eval.models.quiet import quiet, without_gptqmodel
@@ -93,14 +84,15 @@ def main() -> None:
 def measure(work: Path, base: Path, adapter: Path, *, peft: bool) -> None:
     """Run each step once and print its row."""
     out = work / "out"
-    python = [sys.executable, "-c"]
+    given = ["--base", str(base), "--adapter", str(adapter), "--quantize", "nf4", "--out", str(out)]
+    merge = [sys.executable, "-m", "lora_eval", "export", "merge", *given, "--no-verify", "--quiet", "--onto"]
     steps = {
         "cp": ["cp", "-r", str(base), str(out)],
-        "export merge --onto original": [*python, _MERGE, str(base), str(adapter), str(out), "original"],
-        "export merge --onto trained": [*python, _MERGE, str(base), str(adapter), str(out), "trained"],
+        "export merge --onto original": [*merge, "original"],
+        "export merge --onto trained": [*merge, "trained"],
     }
     if peft:
-        steps["PEFT merge_and_unload"] = [*python, _PEFT, str(base), str(adapter), str(out)]
+        steps["PEFT merge_and_unload"] = [sys.executable, "-c", _PEFT, str(base), str(adapter), str(out)]
     copied = (0.0, 0.0)
     for name, command in steps.items():
         drop_from_cache(base)
