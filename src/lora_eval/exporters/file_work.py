@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_eval.fingerprint import FileDigest, sha256_file
 
-_THREADS = 2  # a file that is read, and one on its way to the disk
+_THREADS = 3  # a file that is read, one that grows on the disk, and one that is whole
 
 
 class FileWork:
@@ -21,6 +21,7 @@ class FileWork:
         self._pool, self._follower = pool, follower
         self._begun: list[Future[Any]] = []
         self._read: set[Path] = set()
+        self._syncing: Future[Any] | None = None
 
     def read(self, path: Path) -> None:
         """Begin the digest of a file that is about to be read, once: its pages are then in memory for all."""
@@ -36,7 +37,14 @@ class FileWork:
         whole after a power cut, too.
         """
         digest = FileDigest(path)
-        yield lambda end: self._begun.append(self._follower.submit(digest.advance, end))
+
+        def reached(end: int) -> None:
+            self._begun.append(self._follower.submit(digest.advance, end))
+            if self._syncing is None or self._syncing.done():  # else the disk begins when memory is full
+                self._syncing = self._pool.submit(_to_disk, path)
+                self._begun.append(self._syncing)
+
+        yield reached
         self._begun += [self._pool.submit(_to_disk, path), self._follower.submit(digest.finish)]
 
     def wait(self) -> None:
