@@ -14,6 +14,15 @@ from lora_eval.models.dense import dequantized_nf4
 from lora_eval.models.resident import keep_quantized_weights
 
 
+def round_trip(quant_type, double, compute):
+    return RoundTrip({
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double,
+        "bnb_4bit_compute_dtype": compute,
+    })  # fmt: skip
+
+
 @pytest.mark.parametrize("stored", ["bfloat16", "float32", "float16"])
 @pytest.mark.parametrize("compute", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("quant_type", "double"), [("nf4", True), ("fp4", False)])
@@ -29,13 +38,7 @@ def test_it_equals_the_layer(stored, compute, quant_type, double):
     keep_quantized_weights(layer)
     with torch.no_grad():
         used = layer.eval()(torch.eye(64).to(getattr(torch, compute))).T
-    config = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quant_type,
-        "bnb_4bit_use_double_quant": double,
-        "bnb_4bit_compute_dtype": compute,
-    }
-    found = RoundTrip(config)(weight)
+    found = round_trip(quant_type, double, compute)(weight)
     assert str(found.dtype) == f"torch.{compute}"
     assert torch.equal(found, used)
     assert torch.equal(dequantized_nf4(layer), used)
@@ -53,12 +56,7 @@ def test_layers_whose_rows_end_within_a_block(width):
     layer.weight = Params4bit(
         weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
     ).to("cpu")
-    trip = RoundTrip({
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": "bfloat16",
-    })  # fmt: skip
+    trip = round_trip("nf4", True, "bfloat16")
     assert torch.equal(dequantized_nf4(layer), by_bitsandbytes(weight, trip.config))
     assert torch.equal(dequantized_nf4(layer), trip(weight))
 
@@ -95,12 +93,7 @@ def test_every_bit_is_bitsandbytes(shape, stored, compute, quant_type, double, z
 
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, stored))
     weight.view(-1)[:zeros] = 0
-    trip = RoundTrip({
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quant_type,
-        "bnb_4bit_use_double_quant": double,
-        "bnb_4bit_compute_dtype": compute,
-    })  # fmt: skip
+    trip = round_trip(quant_type, double, compute)
     expected = by_bitsandbytes(weight, trip.config)
     bits = {2: torch.int16, 4: torch.int32}[expected.element_size()]
     assert torch.equal(trip(weight).view(bits), expected.view(bits))
@@ -127,12 +120,7 @@ def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
         weight.cuda(), quant_type=quant_type, compress_statistics=double, blocksize=64
     )
     state.dtype = dtype
-    trip = RoundTrip({
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quant_type,
-        "bnb_4bit_use_double_quant": double,
-        "bnb_4bit_compute_dtype": compute,
-    })  # fmt: skip
+    trip = round_trip(quant_type, double, compute)
     expected = functional.dequantize_4bit(packed, state).cpu()
     assert expected.dtype == dtype
     assert torch.equal(trip(weight), expected)

@@ -63,7 +63,7 @@ class Slots(DynamicCache):  # type: ignore[misc]
         self._where = (torch.arange(self.used, device=device), lengths.to(device))
         self._width = int(lengths.max()) + 1
         self._device = device
-        self._hidden: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._biases: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
     def end_step(self) -> None:
         """Count the token that each row has got."""
@@ -142,13 +142,13 @@ class Slots(DynamicCache):  # type: ignore[misc]
         before the rows' own first ones.
         """
         kind = (before, width, window)
-        if kind not in self._hidden:
+        if kind not in self._biases:
             lengths = torch.tensor(self.lengths)[:, None]
             distance = lengths + before - torch.arange(width)[None]  # (rows, keys)
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-            self._hidden[kind] = bias.to(self._device)[:, None, None]
-        return self._hidden[kind]
+            self._biases[kind] = bias.to(self._device)[:, None, None]
+        return self._biases[kind]
 
     def _buffer(self, layer: int, like: KeyValue) -> KeyValue:
         if layer not in self._buffers:
