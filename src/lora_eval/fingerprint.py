@@ -68,41 +68,30 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file's bytes. A file that this process has hashed is not read again,
-    under another name neither, while its size and time of change are the same.
-    """
-    return _KNOWN.get(_state(path.stat())) or FileDigest(path).finish()
-
-
-class FileDigest:
-    """The sha256 of a file that may still be written: `advance` while it grows, `finish` when it is whole.
+    """Return the hexadecimal sha256 of a file's bytes. A file whose digest this process knows is not read
+    again, under another name neither, while its size and time of change are the same.
 
     Its bytes are mapped, not read: the copy into a buffer of ours costs a fifth to a third of what the digest
     does.
     """
+    stat = path.stat()
+    known = _KNOWN.get(_state(stat))
+    if known is not None:
+        return known
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in range(0, stat.st_size, WINDOW):
+            length = min(WINDOW, stat.st_size - start)
+            with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
+                if hasattr(mmap, "MADV_SEQUENTIAL"):
+                    window.madvise(mmap.MADV_SEQUENTIAL)
+                digest.update(window)
+    return _KNOWN.setdefault(_state(stat), digest.hexdigest())
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._digest, self._done = path, hashlib.sha256(), 0
 
-    def advance(self, end: int) -> None:
-        """Take in what lies before byte `end`, in whole windows; it must not change any more."""
-        self._take(end // WINDOW * WINDOW)
-
-    def finish(self) -> str:
-        """Take in the rest; returns the hexadecimal digest, which `sha256_file` then knows."""
-        stat = self._path.stat()
-        self._take(stat.st_size)
-        return _KNOWN.setdefault(_state(stat), self._digest.hexdigest())
-
-    def _take(self, end: int) -> None:
-        with self._path.open("rb") as file:
-            for start in range(self._done, end, WINDOW):
-                length = min(WINDOW, end - start)
-                with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
-                    if hasattr(mmap, "MADV_SEQUENTIAL"):
-                        window.madvise(mmap.MADV_SEQUENTIAL)
-                    self._digest.update(window)
-        self._done = end
+def remember_digest(path: Path, digest: str) -> None:
+    """Let `sha256_file` know the digest of a file's bytes as they were just written."""
+    _KNOWN[_state(path.stat())] = digest
 
 
 def _state(stat: os.stat_result) -> tuple[int, int, int, int]:

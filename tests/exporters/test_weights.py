@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_eval.errors import ModelError
-from lora_eval.exporters import weights
 from lora_eval.exporters.weights import TensorInfo, open_writer, read_header
 
 
@@ -62,37 +59,6 @@ def test_pieces_come_in_any_order_and_from_several_threads(tmp_path):
     assert [task.result() for task in done] == [None] * 13
     found = load_file(path)
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-
-
-@given(order=st.permutations(range(12)))
-def test_what_is_said_to_be_complete_is(tmp_path_factory, order):
-    """Pieces of three rows of a first tensor, an empty one, and a second; a window is 64 bytes."""
-    import torch
-
-    path = tmp_path_factory.mktemp("told") / "x.safetensors"
-    infos = {
-        name: (TensorInfo(name, (rows, 8), "F32"), "F32") for name, rows in (("a", 30), ("b", 0), ("c", 6))
-    }
-    places = [*(("a", first, first + 3) for first in range(0, 30, 3)), ("b", 0, 0), ("c", 0, 6)]
-    told = []
-
-    def reached(end):
-        # What was not written yet is a hole, or behind the file's end: no byte of ours is 0.
-        data = path.read_bytes()
-        header = 8 + int.from_bytes(data[:8], "little")
-        assert len(data) >= end
-        assert 0 not in data[header:end]
-        told.append(end)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "WINDOW", 64)
-        with open_writer(path, infos, reached=reached) as writer:
-            for number in order:
-                name, first, end = places[number]
-                ones = torch.full((end - first, 8), 0x01010101, dtype=torch.int32)
-                writer.write(name, ones.view(torch.float32), first * 8)
-    assert told == sorted(told)
-    assert path.stat().st_size - told[-1] < 64
 
 
 def test_tensors_come_in_the_announced_form_and_none_is_left_out(tmp_path):

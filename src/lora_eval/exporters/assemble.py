@@ -65,8 +65,8 @@ class Assembler:
         self._written = 0
 
     def run(self, files: FileWork) -> Assembled:
-        """Write all shards and the index. `files` computes the digests that the lineage needs meanwhile: of
-        a shard of the base while it is read, so that each is read from the disk once, and of what is written.
+        """Write all shards and the index. `files` computes the digest of each of the base's shards meanwhile,
+        so that it is read from the disk once.
         """
         import torch
 
@@ -79,8 +79,7 @@ class Assembler:
                     o.name: (o.info, self._code if o.info.is_floating else o.info.dtype) for o in outputs
                 }
                 metadata = read_metadata(self._base.folder / shard)
-                path = self._out / shard
-                with files.writing(path) as reached, open_writer(path, codes, metadata, reached) as writer:
+                with open_writer(self._out / shard, codes, metadata) as writer:
                     for output in outputs:
                         self._write(output, writer, workers)
                 weight_map |= dict.fromkeys(codes, shard)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import json
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import ModelError
-from lora_eval.fingerprint import WINDOW
+from lora_eval.exporters.direct_file import DirectFile, open_direct
 
 INDEX = "model.safetensors.index.json"
 _NAMES = {
@@ -89,23 +87,12 @@ def dtype_code(name: str) -> str:
 
 
 class Writer:
-    """Writes tensors whole or in pieces, in any order and from several threads; `close` refuses gaps.
+    """Writes tensors whole or in pieces, in any order and from several threads; `close` refuses gaps."""
 
-    `reached` is told, for every window of the file, up to which byte all are written.
-    """
-
-    def __init__(
-        self,
-        descriptor: int,
-        places: Mapping[str, tuple[int, int, str]],
-        complete: int,
-        reached: Callable[[int], None],
-    ) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: DirectFile, places: Mapping[str, tuple[int, int, str]]) -> None:
+        self._file = file
         self._places = places  # of each tensor: byte in the file, elements, dtype code
         self._missing = {name: count for name, (_, count, _) in places.items()}
-        self._complete, self._reached = complete, reached
-        self._apart: list[tuple[int, int]] = []  # a heap of what is written behind a gap
         self._lock = threading.Lock()
 
     def write(self, name: str, piece: Any, first: int = 0) -> None:
@@ -116,24 +103,9 @@ class Writer:
         start, count, expected = self._places.get(name, (0, 0, ""))
         if code != expected or first + piece.numel() > count:
             raise ValueError(f"{name} ({code}, to {first + piece.numel()}): {count} of {expected} announced")
-        data = memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
-        place = start + first * _SIZES[code]
-        end = place + len(data)
-        # One at a time: Linux lets one thread write to a file, and others spin until it is their turn.
+        self._file.put(start + first * _SIZES[code], piece.contiguous().reshape(-1).view(torch.uint8))
         with self._lock:
-            while data:
-                data = data[os.pwrite(self._descriptor, data, end - len(data)) :]
             self._missing[name] -= piece.numel()
-            self._join(place, end)
-
-    def _join(self, place: int, end: int) -> None:
-        """Count what is written without a gap from the beginning."""
-        heapq.heappush(self._apart, (place, end))
-        before = self._complete
-        while self._apart and self._apart[0][0] <= self._complete:
-            self._complete = max(self._complete, heapq.heappop(self._apart)[1])
-        if self._complete // WINDOW > before // WINDOW:
-            self._reached(self._complete)
 
     def close(self) -> None:
         """Check that every announced element was written once."""
@@ -144,12 +116,13 @@ class Writer:
 
 @contextmanager
 def open_writer(
-    path: Path,
-    tensors: Mapping[str, tuple[TensorInfo, str]],
-    metadata: Mapping[str, str] | None = None,
-    reached: Callable[[int], None] = lambda end: None,
+    path: Path, tensors: Mapping[str, tuple[TensorInfo, str]], metadata: Mapping[str, str] | None = None
 ) -> Iterator[Writer]:
-    """Open a safetensors file for the tensors (with the dtype code each is to be stored in)."""
+    """Open a safetensors file for the tensors (with the dtype code each is to be stored in). At the end it is
+    on the disk, and `sha256_file` knows its digest.
+    """
+    import torch
+
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (info, code) in tensors.items():
@@ -162,9 +135,10 @@ def open_writer(
         name: (8 + len(text) + header[name]["data_offsets"][0], prod(info.shape), code)
         for name, (info, code) in tensors.items()
     }
-    with path.open("xb", buffering=0) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        writer = Writer(file.fileno(), places, 8 + len(text), reached)
+    with open_direct(path, 8 + len(text) + offset) as file:
+        start = bytearray(len(text).to_bytes(8, "little") + text)
+        file.put(0, torch.frombuffer(start, dtype=torch.uint8))
+        writer = Writer(file, places)
         yield writer
         writer.close()
 
