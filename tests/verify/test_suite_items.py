@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from lora_eval.evaluate import open_suite
 from lora_eval.protocols import GenerateRequest, Generation, Score, ScoreRequest
 from lora_eval.records import EvalSuite, LoadedRun, Run, SampleRow, TaskEntry, TaskResult, Variant
+from lora_eval.reports.numbers import about_text
 from lora_eval.stats import paired_binary
 from lora_eval.verify import ArmPath, Options, verify
+from lora_eval.verify.stage import _suite_failures
 from lora_eval.verify.suite_items import Recorder, check_suite
 from tests.suites.conftest import write_tasks
 
@@ -35,6 +38,13 @@ def run(values, metric="acc", prompt="p", **row):
     header = Run(arm="a", variant=Variant(kind="base", path=""), suite="s", suite_fingerprint="", engine="e",
                  dtype="float32", results=(result,))  # fmt: skip
     return LoadedRun(header, rows)
+
+
+def clustered(values, labels):
+    """A run whose items belong to clusters."""
+    found = run(values)
+    rows = [replace(row, cluster=label) for row, label in zip(found.rows, labels, strict=True)]
+    return LoadedRun(found.run, rows)
 
 
 def test_items_are_paired_and_the_margin_decides():
@@ -67,6 +77,34 @@ def test_items_that_depend_on_each_other_count_by_cluster():
     )
     assert "cluster" in together.method
     assert alone.method != together.method
+
+
+def test_items_in_clusters_are_judged_as_in_a_comparison():
+    """Right-or-wrong items have an interval though none changed; one cluster bounds nothing, and says so."""
+    named, labels = Named(cluster="document"), [f"d{n % 5}" for n in range(40)]
+    found = check_suite(named, *(clustered([1.0] * 40, labels) for _ in "ab"), margin=0.02)
+    expected = paired_binary([1.0] * 40, [1.0] * 40, clusters=labels)
+    assert (found.ci_low, found.ci_high) == (expected.ci_low, expected.ci_high)
+    assert found.ci_low < -0.2 and found.verdict == "inconclusive"
+    [said] = _suite_failures(found, "near")
+    assert said.startswith("suite mine: not shown to lose less than 0.02: 0 right items became wrong")
+    assert "only 5 independent clusters" in said
+    assert _suite_failures(found, "equal") == []
+
+    one = check_suite(named, *(clustered([1.0] * 40, ["d"] * 40) for _ in "ab"), margin=0.02)
+    assert (one.ci_low, one.verdict) == (None, "inconclusive")
+    [said] = _suite_failures(one, "near")
+    assert "1 independent item: the spread is unknown" in said
+    assert _suite_failures(one, "equal") == []
+
+
+def test_the_items_that_would_decide_are_a_round_number():
+    values = [1.0] * 600 + [0.0] * 200, [1.0] * 596 + [0.0] * 200 + [1.0] * 4
+    found = check_suite(Named(), run(values[0]), run(values[1]), margin=0.005)
+    assert found.n_needed > 1000 and found.n_needed % 100
+    [said] = _suite_failures(found, "near")
+    assert said.endswith(f"; about {about_text(found.n_needed)} items would decide")
+    assert "interval from -0.0" in said
 
 
 @pytest.mark.parametrize(

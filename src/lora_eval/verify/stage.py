@@ -18,6 +18,7 @@ from lora_eval.models import load_tokenizer, package_versions
 from lora_eval.protocols import Progress
 from lora_eval.records import Divergence, Verification
 from lora_eval.records.verification import PerplexityRatio, StoredFloor, SuiteCheck
+from lora_eval.reports.numbers import about_text
 from lora_eval.schema import write_record
 from lora_eval.suites.reference import covered
 from lora_eval.verify.arms import ArmPath, arm_vocabulary
@@ -279,13 +280,14 @@ def _suite_failures(suite: SuiteCheck, expected: Expected) -> list[str]:
     if suite.verdict is None:
         return [f"suite {suite.name}: {suite.reason}"] if suite.items == 0 and expected == "near" else []
     found = f"{suite.lost} right items became wrong and {suite.gained} wrong ones right, of {suite.items}"
-    assert suite.ci_low is not None
     if suite.verdict == "worse":
         return [f"suite {suite.name}: worse than the reference: {found} (p {suite.p_value:.2g})"]
     if expected == "near" and suite.verdict == "inconclusive":
-        needed = f"; about {suite.n_needed} items would decide" if suite.n_needed else ""
-        return [
-            f"suite {suite.name}: not shown to lose less than {suite.margin:g}: {found}, interval from "
-            f"{suite.ci_low:+.3f}{needed}"
+        parts = [
+            found if suite.ci_low is None else f"{found}, interval from {suite.ci_low:+.3f}",
+            suite.reason,
+            f"about {about_text(suite.n_needed)} items would decide" if suite.n_needed else None,
         ]
+        said = "; ".join(part for part in parts if part)
+        return [f"suite {suite.name}: not shown to lose less than {suite.margin:g}: {said}"]
     return []

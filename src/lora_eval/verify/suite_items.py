@@ -19,7 +19,7 @@ from lora_eval.protocols import (
 )
 from lora_eval.records import EvalSuite, LoadedRun, Run, Variant
 from lora_eval.records.verification import SuiteCheck
-from lora_eval.stats import Estimate, judge, paired_binary, paired_scores
+from lora_eval.stats import judge, paired_binary
 from lora_eval.stats.pairing import index_rows, pair_rows, rows_of_tasks
 from lora_eval.stats.tasks import Unit, list_units
 from lora_eval.verify.prompts import Asked, spaced
@@ -128,7 +128,7 @@ def check_suite(
         return untested.model_copy(update={"reason": str(error)})
     if not a:
         return untested
-    found = _estimate(a, b, clusters, level)
+    found = paired_binary(a, b, level, clusters)
     judged = judge(found, found.p_value, higher_is_better=True, margin=margin)
     tested = {
         "items": found.n,
@@ -144,12 +144,6 @@ def check_suite(
         "n_needed": judged.n_needed,
     }
     return untested.model_copy(update=tested)
-
-
-def _estimate(a: list[float], b: list[float], clusters: list[str], level: float) -> Estimate:
-    if len(set(clusters)) == len(clusters):
-        return paired_binary(a, b, level)
-    return paired_scores(a, b, clusters, level)
 
 
 def _values(
