@@ -138,3 +138,63 @@ def test_a_base_stored_wider_than_training_loaded_it(tmp_path):
     assert diagnose(trained, candidate, "auto").causes == ()
     as_stored = ArmPath("a", "base", folder / "base", quantized_as=QLORA)
     assert any("model.embed_tokens" in line for line in diagnose(as_stored, candidate, "auto").tensors)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(2, "delta applied twice (or scaled by 2 times the trained scaling)"),
+     (0.8, "scaling is 0.8 times the trained one")],
+)  # fmt: skip
+def test_the_cause_is_found_for_every_compute_dtype(tmp_path, compute, times, said):
+    """The parts are those of the weight, whatever memory they were computed in (float32 is used as it is)."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from lora_eval.export import export
+    from tests.exporters.conftest import QLORA, save_qlora
+
+    folder = save_qlora(tmp_path, QLORA | {"bnb_4bit_compute_dtype": compute})
+    export("merge", base=folder / "base", adapter=folder / "adapter", out=folder / "out")
+    reference = ArmPath("a", "adapter", folder / "adapter", base=folder / "base")
+    merged = ArmPath("b", "merged", folder / "out")
+    assert diagnose(reference, merged, "auto").causes == ()
+    wrong = shutil.copytree(folder / "out", folder / "wrong")
+    tensors = load_file(wrong / "model.safetensors")
+    adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+    for name in [name for name in tensors if "_proj" in name]:
+        a, b = (adapter[f"base_model.model.{name.replace('weight', f'lora_{part}.weight')}"] for part in "AB")
+        tensors[name] = (tensors[name].float() + (times - 1) * 2 * (b.float() @ a.float())).bfloat16()
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    [cause] = diagnose(reference, ArmPath("b", "merged", wrong), "auto").causes
+    assert cause.endswith(f"(14 of 20 tensors): {said}")
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_the_dequantized_base_is_taken_apart_too(tmp_path, compute):
+    """A quantized layer without an adapter: what is expected stays what it was while causes are looked for."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from lora_eval.export import export
+    from tests.exporters.conftest import QLORA, save_qlora
+
+    quantization = QLORA | {"bnb_4bit_compute_dtype": compute}
+    folder = save_qlora(tmp_path, quantization, dtype="float32")
+    export("base", base=folder / "base", adapter=folder / "adapter", out=folder / "out")
+    reference = ArmPath("a", "base", folder / "base", quantized_as=quantization)
+    wrong = shutil.copytree(folder / "out", folder / "wrong")
+    tensors = load_file(wrong / "model.safetensors")
+    q, k = (f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1))
+    tensors[q], tensors[k] = tensors[k].clone(), tensors[q].clone()
+    v = "model.layers.1.self_attn.v_proj.weight"
+    tensors[v] = load_file(folder / "base" / "model.safetensors")[v]
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    assert set(diagnose(reference, ArmPath("b", "base", wrong), "auto").tensors) == {
+        f"{q.removesuffix('.weight')}: holds the weight of {k}",
+        f"{k.removesuffix('.weight')}: holds the weight of {q}",
+        f"{v.removesuffix('.weight')}: lies on the original 16-bit base, not on the quantized one that was "
+        "trained",
+    }

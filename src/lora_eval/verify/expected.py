@@ -153,10 +153,11 @@ class MergedTensors:
         if change is not None:
             merged = change.apply(start, 0, len(weight), dtype)[0].clone()
         else:
-            merged = start.rows(0, len(weight))[0].to(dtype)
+            merged = start.rows(0, len(weight))[0].to(dtype, copy=True)
 
         def as_stored(tensor: Any, kind: Any = torch.float32) -> Any:
-            return (tensor.T.contiguous() if layer.transposed else tensor).to(kind)
+            # A copy: rows and deltas lie in scratch memory, which the next call writes over.
+            return (tensor.T if layer.transposed else tensor).to(kind, copy=True).contiguous()
 
         def parts() -> Parts:
             base, original = start.rows(0, len(weight))
