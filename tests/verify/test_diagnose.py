@@ -173,7 +173,7 @@ def test_the_cause_is_found_for_every_compute_dtype(tmp_path, compute, times, sa
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_the_dequantized_base_is_taken_apart_too(tmp_path, compute):
-    """A quantized layer without an adapter: what is expected stays what it was while causes are looked for."""
+    """A quantized layer without an adapter: what is expected stays while causes are looked for."""
     import shutil
 
     from safetensors.torch import load_file, save_file
