@@ -43,13 +43,14 @@ VARIANTS = {
     "saved-norm": ({"modules_to_save": ["input_layernorm"]}, True),
     "tokens": ({"trainable_token_indices": [3, 5]}, True),
     "tokens-apart": ({"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [7]}}, False),
+    "tokens-under-head": ({"trainable_token_indices": [3, 5], "target_modules": HEADS}, False),
     "resized": ({"resize": True}, True),
     "resized-tokens": ({"resize": True, "trainable_token_indices": [300, 325]}, True),
     "resized-saved": ({"resize": True, "modules_to_save": BOTH}, False),
     "resized-head": ({"resize": True, "target_modules": BOTH}, False),
 }
 # PEFT changes the shared weight of these twice, or not both layers; only the logits can tell.
-NO_PEFT_MERGE = ("tied-head", "saved-tied")
+NO_PEFT_MERGE = ("tied-head", "saved-tied", "tokens-under-head")
 
 
 @pytest.fixture(scope="module")

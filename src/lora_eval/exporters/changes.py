@@ -78,19 +78,15 @@ class Change:
 
         piece, original = start.rows(first, end)
         base = scratch("base", tuple(piece.shape)).copy_(piece)
-        delta, summed, unscaled = None, base, None
+        delta, unscaled = None, None
+        summed = trained = self._with_rows(base, piece.dtype, first, end)
         if self._lora is not None or self._bias is not None:
             delta = self.delta(first, end)
-            summed = torch.add(base, delta, out=scratch("summed", tuple(base.shape)))
+            summed = torch.add(trained, delta, out=scratch("summed", tuple(base.shape)))
+            unscaled = None if trained is base else base + delta
         if self._magnitude is not None:
             unscaled = summed
-            summed = self._row_factors(base, delta, first, end, start.transposed) * unscaled
-        inside = [row for row in self._rows if first <= row < end]
-        if inside:
-            summed = summed.clone() if summed is base else summed
-            for row in inside:
-                # As PEFT sets them in: rounded to the embedding's dtype.
-                summed[row - first] = self._rows[row].to(piece.dtype).float()
+            summed = self._row_factors(trained, delta, first, end, start.transposed) * unscaled
         merged = summed
         if dtype != summed.dtype:  # the only rounding
             merged = scratch(f"merged {dtype}", tuple(summed.shape), dtype).copy_(summed)
@@ -104,6 +100,18 @@ class Change:
             rounded=piece if piece.dtype == dtype else None,
         )
         return merged, sums
+
+    def _with_rows(self, base: Any, dtype: Any, first: int, end: int) -> Any:
+        """Return the rows with those of trained tokens among them, as PEFT sets them in: rounded to the
+        embedding's dtype (`base` itself where none is among them).
+        """
+        inside = [row for row in self._rows if first <= row < end]
+        if not inside:
+            return base
+        changed = base.clone()
+        for row in inside:
+            changed[row - first] = self._rows[row].to(dtype).float()
+        return changed
 
     def _row_factors(self, base: Any, delta: Any, first: int, end: int, transposed: bool) -> Any:
         from peft.tuners.lora.dora import DoraLinearLayer

@@ -34,8 +34,9 @@ class Lora:
 @dataclass(frozen=True, slots=True)
 class Edit:
     """What the adapter does to one module's weight, in this order: `whole` names the tensor that takes its
-    place, `lora` is added (to a bias: `bias`, a tensor's name and its factor), `tokens` (tensor and row
-    numbers) replaces single rows.
+    place, `tokens` (tensor and row numbers) replaces single rows, `lora` is added (to a bias: `bias`, a
+    tensor's name and its factor). Tokens and LoRA meet where the embedding's tokens are those of a tied head
+    with LoRA, which PEFT puts around them.
     """
 
     whole: str | None = None
