@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, save_tiny_adapter
 
 
 def test_merge_writes_a_model_and_prints_its_lineage(run_cli, tiny_llama, tiny_adapter, tmp_path):
@@ -18,6 +18,25 @@ def test_merge_writes_a_model_and_prints_its_lineage(run_cli, tiny_llama, tiny_a
     assert again.status == 2
     assert "is not empty" in again.stderr
     assert again.stdout == ""
+
+
+def test_a_merge_says_of_how_many_layers_the_values_are_those_of_training(run_cli, tiny_llama, tmp_path):
+    from lora_eval.fingerprint import fingerprint_folder
+    from lora_eval.models import NF4, load_base, write_lineage
+    from lora_eval.models.trained_base import TRAINED_BASE, observe
+    from lora_eval.records import Lineage, Variant
+    from lora_eval.schema import write_record
+
+    adapter = tmp_path / "adapter"
+    save_tiny_adapter(tiny_llama, adapter)
+    base = Variant(kind="base", path=str(tiny_llama), fingerprint=fingerprint_folder(tiny_llama))
+    write_lineage(adapter, Lineage(variants=(base,), quantization=NF4, base_dtype="bfloat16"))
+    given = ("export", "merge", "--base", tiny_llama, "--adapter", adapter, "--no-verify", "--out")
+    assert "in training" not in run_cli(*given, tmp_path / "unknown").stderr
+    write_record(adapter / TRAINED_BASE, observe(load_base(tiny_llama, dtype="bfloat16", quantization=NF4)))
+    done = run_cli(*given, tmp_path / "known")
+    assert done.status == 0, done.stderr
+    assert "14 of 14 quantized layers hold in every bit what they held in training" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_the_adapter_folder_is_complete(finished, tiny_llama: Path) -> None:
         "recipe.resolved.yaml",
         "tokenizer.json",
         "tokenizer_config.json",
+        "trained_base.json",
         "training_log.json",
     }
     config = json.loads((finished.out / "adapter_config.json").read_text("utf-8"))
@@ -67,6 +68,16 @@ def test_the_lineage_rebuilds_the_base(finished, tiny_llama: Path) -> None:
     assert lineage.base_dtype == "bfloat16"
     assert lineage.packages["trl"]
     check_adapter(finished.out, tiny_llama)
+
+
+def test_a_merge_finds_in_every_bit_the_base_that_was_trained_on(
+    finished, tiny_llama: Path, tmp_path
+) -> None:
+    from lora_eval.export import export
+
+    export("merge", base=tiny_llama, adapter=finished.out, out=tmp_path / "merged")
+    audit = json.loads((tmp_path / "merged/audit.json").read_text())
+    assert audit["as_trained"] == audit["quantized"] == 14
 
 
 def test_the_resolved_recipe_stands_alone(finished, tiny_recipe: Path) -> None:

@@ -52,4 +52,7 @@ def run_export(
         click.echo(dump_record(lineage), nl=False)
     elif not quiet:
         click.echo(f"wrote {out} ({lineage.variants[-1].kind}, {lineage.variants[-1].fingerprint})", err=True)
+        if (same := arguments.get("layers_as_trained")) is not None:
+            held = f"{same} of {arguments['layers_quantized']} quantized layers"
+            click.echo(f"{held} hold in every bit what they held in training", err=True)
     conclude(record, reason, asked_for_another=options.get("onto") == "original", quiet=quiet or as_json)

@@ -21,27 +21,41 @@ from lora_eval.exporters.weights import INDEX, Writer, dtype_code, open_writer, 
 from lora_eval.models.locate import read_config
 from lora_eval.models.mergeable import DRIFTING
 from lora_eval.protocols import Progress
-from lora_eval.records.export import TensorAudit
+from lora_eval.records import TensorAudit, TrainedBase
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
     """`output` is the stored dtype; `loaded` what training loaded the base in (None: as stored); `whole` the
-    dtype in which weights that the adapter holds whole were used; `quantization` that of the training.
+    dtype in which weights that the adapter holds whole were used; `quantization` that of the training, and
+    `seen` what its quantized layers held, where it kept that.
     """
 
     output: str
     loaded: str | None = None
     whole: str | None = None
     quantization: dict[str, Any] | None = None
+    seen: TrainedBase | None = None
 
 
 @dataclass(slots=True)
 class Assembled:
-    """What was done: one audit for each changed tensor, and how many others were quantized or only copied."""
+    """What was done: one audit for each changed tensor, and how many others were quantized or only copied.
+
+    `same` and `different` are the quantized layers whose values are, or are not, in every bit those that
+    training kept checksums of.
+    """
 
     rows: list[TensorAudit] = field(default_factory=list)
     quantized: int = 0
+    same: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+
+    @property
+    def as_trained(self) -> int | None:
+        """How many layers are the same; None where none was compared."""
+        return len(self.same) if self.same or self.different else None
+
     untouched: int = 0
 
 
@@ -59,6 +73,7 @@ class Assembler:
         self._dtype = getattr(torch, precision.output)
         self._loaded = getattr(torch, precision.loaded) if precision.loaded else None
         self._whole = getattr(torch, precision.whole) if precision.whole else None
+        self._seen = precision.seen.layers if precision.seen else {}
         self._code = dtype_code(precision.output)
         self._done = Assembled()
         self._total = sum(len(outputs) for outputs in plan.shards.values())
@@ -162,6 +177,10 @@ class Assembler:
 
             self._keep_audit(output, workers.ordered(changed, ranges), start.quantized is not None)
         place.close()
+        seen = self._seen.get(output.module)
+        if seen is not None and start.quantized is not None:
+            same = str(start.quantized.checksum) == seen.checksum
+            (self._done.same if same else self._done.different).append(output.module)
 
     def _start(self, output: Output, stored: Any, workers: Workers) -> Start:
         """Return the weight before the adapter, as training used it."""
@@ -188,7 +207,8 @@ class Assembler:
             return Start(weight)
         if self._trip is not None and quantized:
             weight = stored if self._loaded is None else stored.to(self._loaded)
-            return Start(weight, self._trip.prepare(weight, workers.ordered))
+            seen = self._seen.get(output.module)
+            return Start(weight, self._trip.prepare(weight, workers.ordered, seen.offset if seen else None))
         return Start(stored, dtype=self._loaded, transposed=_transposed(output))
 
     def _keep_audit(self, output: Output, found: Iterable[Sums], quantized: bool = False) -> None:

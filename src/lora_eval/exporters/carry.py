@@ -10,6 +10,7 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.models.legacy import legacy_positions, legacy_tokenizer
 from lora_eval.models.locate import read_config
+from lora_eval.models.trained_base import TRAINED_BASE
 
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -130,8 +131,10 @@ def licence_of(folder: Path) -> str | None:
 
 
 def carry_companions(source: Path, out: Path) -> None:
-    """Copy the tokenizer and the generation settings of an adapter's folder, where it has them."""
-    carry_files(source, out, (*_TOKENIZER, "generation_config.json"))
+    """Copy what an adapter's folder holds beside its weights and still holds of another adapter on that base:
+    tokenizer, generation settings, what training kept of the base.
+    """
+    carry_files(source, out, (*_TOKENIZER, "generation_config.json", TRAINED_BASE))
     if (source / _TEMPLATES).is_dir():
         shutil.copytree(source / _TEMPLATES, out / _TEMPLATES, copy_function=shutil.copyfile)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_eval.errors import InputError, ModelError
-from lora_eval.exporters.assemble import Assembler, Precision
+from lora_eval.exporters.assemble import Assembled, Assembler, Precision
 from lora_eval.exporters.audit import check_audit
 from lora_eval.exporters.base_files import BaseFiles, open_base
 from lora_eval.exporters.calibration import RECIPE
@@ -37,9 +37,9 @@ from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.exporters.weights import dtype_code
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import NF4, read_lineage
+from lora_eval.models.trained_base import read_trained_base
 from lora_eval.protocols import ExportRequest
-from lora_eval.records import Lineage
-from lora_eval.records.export import MergeAudit
+from lora_eval.records import Lineage, MergeAudit, TrainedBase
 from lora_eval.schema import load_json, write_record
 
 AUDIT = "audit.json"
@@ -98,7 +98,8 @@ class BaseExporter:
             )
         with file_work() as files:
             base = _opened(request, trained, files)
-            precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained)
+            seen = _seen(request, lineage, trained)
+            precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained, seen)
             plan = make_plan(base, None)
             done = Assembler(base, None, plan, precision, request.out, request.progress).run(files)
             _carry(request, base, plan, precision, [request.base])
@@ -107,8 +108,9 @@ class BaseExporter:
             "dtype": precision.output,
             "base_dtype": lineage.base_dtype,
             "layers_quantized": done.quantized,
+            "layers_as_trained": done.as_trained,
             "quantization": trained,
-            "notes": [*plan.notes, *_width_notes(base)],
+            "notes": [*plan.notes, *_width_notes(base), *_seen_notes(seen, done)],
         }
         only = ExportRequest(request.base, None, request.out)
         kept = lineage_of(request.base, None)
@@ -132,6 +134,7 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
             loaded=lineage.base_dtype if onto == "trained" else None,
             whole=lineage.base_dtype,
             quantization=trained if onto == "trained" else None,
+            seen=_seen(request, lineage, trained) if onto == "trained" else None,
         )
         plan = make_plan(base, adapter)
         done = Assembler(base, adapter, plan, precision, request.out, request.progress).run(files)
@@ -142,8 +145,9 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
         dtype=precision.output,
         tensors=tuple(done.rows),
         quantized=done.quantized,
+        as_trained=done.as_trained,
         untouched=done.untouched,
-        notes=(*plan.notes, *_width_notes(base)),
+        notes=(*plan.notes, *_width_notes(base), *_seen_notes(precision.seen, done)),
     )
     audit = check_audit(audit.model_copy(update={"notes": (*audit.notes, *said)}))
     write_record(request.out / AUDIT, audit)
@@ -245,6 +249,26 @@ def _carry(
     return check_vocabulary(out, rows)
 
 
+def _seen(
+    request: ExportRequest, lineage: Lineage, quantization: dict[str, Any] | None
+) -> TrainedBase | None:
+    """Return what training kept of its quantized layers, where the same quantization is asked for."""
+    if request.adapter is None or not quantization or quantization != lineage.quantization:
+        return None
+    return read_trained_base(request.adapter)
+
+
+def _seen_notes(seen: TrainedBase | None, done: Assembled) -> list[str]:
+    """Say where the values are not those that training's layers held; `verify` measures what that costs."""
+    if seen is None or not done.different:
+        return []
+    count = len(done.same) + len(done.different)
+    return [
+        f"{len(done.different)} of {count} quantized layers ({done.different[0]} first) do not hold in every "
+        f"bit what they held in training (on: {seen.device}); verify measures the difference"
+    ]
+
+
 def _width_notes(base: BaseFiles) -> list[str]:
     """Say where this processor's kernels would measure another model than the trained one."""
     odd = [layer.module for layer in base.layers.values() if layer.quantized and layer.shape[1] % 64]
@@ -264,6 +288,7 @@ def _summary(audit: MergeAudit) -> dict[str, Any]:
         "dtype": audit.dtype,
         "layers_changed": sum(1 for share in changed if share),
         "layers_quantized": audit.quantized,
+        "layers_as_trained": audit.as_trained,
         "mean_share_of_elements_changed": sum(changed) / len(changed),
         "audit": AUDIT,
         "notes": list(audit.notes),

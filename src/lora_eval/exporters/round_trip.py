@@ -18,6 +18,7 @@ from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.pieces import InOrder, one_by_one, row_ranges, scratch
+from lora_eval.models.trained_base import Checksum
 
 _BLOCK = 64  # Params4bit's own on CPUs and NVIDIA; not an option of BitsAndBytesConfig
 
@@ -57,9 +58,11 @@ class RoundTrip:
         """Return the whole weight (out, in) as the quantized layer used it."""
         return self.prepare(weight).rows(0, len(weight)).clone()
 
-    def prepare(self, weight: Any, in_order: InOrder = one_by_one) -> Quantized:
-        """Return the weight (out, in) with the scales of its blocks, ready to give rows."""
-        return Quantized(self, weight, in_order)
+    def prepare(self, weight: Any, in_order: InOrder = one_by_one, offset: float | None = None) -> Quantized:
+        """Return the weight (out, in) with the scales of its blocks, ready to give rows. `offset` is the mean
+        of the scales as training's device summed it (None: as this one does).
+        """
+        return Quantized(self, weight, in_order, offset)
 
     def values(self, scaled: Any) -> Any:
         """Return the code's value (float32) for each number in [-1, 1], in scratch memory.
@@ -80,18 +83,22 @@ class RoundTrip:
 
 
 class Quantized:
-    """One weight in the eyes of the quantized layer; `step` is the least number of rows that ends a block."""
+    """One weight in the eyes of the quantized layer; `step` is the least number of rows that ends a block,
+    `checksum` that of all rows which were given.
+    """
 
-    def __init__(self, trip: RoundTrip, weight: Any, in_order: InOrder) -> None:
+    def __init__(self, trip: RoundTrip, weight: Any, in_order: InOrder, offset: float | None) -> None:
         import torch
 
         self._trip = trip
         self._weight = weight
+        self.checksum = Checksum()
         self.step = _BLOCK // gcd(_BLOCK, weight.shape[-1])
         flat = weight.reshape(-1)
         ranges = row_ranges(-(len(flat) // -_BLOCK), _BLOCK)
         self._largest = torch.cat(list(in_order(partial(_absmax, flat), ranges)))
-        self._scale = double(self._largest) if trip.config.bnb_4bit_use_double_quant else self._largest
+        nested = trip.config.bnb_4bit_use_double_quant
+        self._scale = double(self._largest, offset) if nested else self._largest
 
     def rows(self, start: int, end: int) -> Any:
         """Return the rows in the compute dtype; `start` and `end` are multiples of `step`, or the last row.
@@ -115,16 +122,20 @@ class Quantized:
         found.mul_(self._scale[blocks].view(-1, 1))
         dtype = self._trip.config.bnb_4bit_compute_dtype
         used = scratch(f"used {dtype}", found.shape, dtype).copy_(found)
-        return used.view(-1)[: piece.numel()].view(piece.shape)
+        used = used.view(-1)[: piece.numel()]
+        self.checksum.add(used, start * width)
+        return used.view(piece.shape)
 
 
-def double(largest: Any) -> Any:
-    """Double quantization (QLoRA, arXiv 2305.14314, section 3): the scales as 8-bit numbers, and back."""
+def double(largest: Any, offset: float | None = None) -> Any:
+    """Double quantization (QLoRA, arXiv 2305.14314, section 3): the scales as 8-bit numbers, and back.
+    `offset` is their mean, if it is known.
+    """
     from bitsandbytes import functional
 
-    offset = largest.mean()
-    packed, state = functional.quantize_blockwise(largest - offset, blocksize=256)
-    return functional.dequantize_blockwise(packed, state).add_(offset)
+    mean = largest.mean() if offset is None else largest.new_tensor(offset)
+    packed, state = functional.quantize_blockwise(largest - mean, blocksize=256)
+    return functional.dequantize_blockwise(packed, state).add_(mean)
 
 
 def _absmax(flat: Any, first: int, end: int) -> Any:

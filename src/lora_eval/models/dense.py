@@ -37,6 +37,13 @@ def dequantize_for_cpu(model: Any) -> tuple[str, ...]:
     return (f"{replaced} quantized layers evaluated with their dequantized weights in {dtype}",)
 
 
+def nf4_layers(model: Any) -> dict[str, Any]:
+    """Return bitsandbytes' 4-bit layers by their paths in the model."""
+    from bitsandbytes.nn import Linear4bit
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+
 def dequantized_nf4(module: Any) -> Any:
     """Return the weight (out, in) of a `Linear4bit` that was not repacked, as its forward pass uses it.
 
@@ -62,10 +69,9 @@ def dequantize_nf4(model: Any) -> int:
     those widths that bitsandbytes gets wrong there (`dequantized_nf4`).
     """
     import torch
-    from bitsandbytes.nn import Linear4bit
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear4bit)]
-    for name, module in layers:
+    layers = nf4_layers(model)
+    for name, module in layers.items():
         weight = dequantized_nf4(module)
         linear = torch.nn.Linear(
             weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta"
@@ -80,9 +86,8 @@ def dequantize_nf4(model: Any) -> int:
 def fits_dense(model: Any) -> bool:
     """Whether dense NF4 layers change no number and take at most a quarter of the free memory."""
     import psutil
-    from bitsandbytes.nn import Linear4bit
 
-    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    layers = nf4_layers(model).values()
     if not layers or any(module.weight.device.type != "cpu" for module in layers):
         return False
     same = all(module.compute_dtype in (None, model.dtype) for module in layers)

@@ -53,6 +53,7 @@ from lora_eval.records.run import LoadedRun, Run, SampleRow, TaskResult, Work
 from lora_eval.records.smoke import Smoke, SmokeCheck, SmokeLoad
 from lora_eval.records.suite import EvalSuite, TaskEntry
 from lora_eval.records.template import ChatTemplate
+from lora_eval.records.trained_base import TrainedBase, TrainedLayer
 from lora_eval.records.training import LossPoint, ReloadCheck, RowCounts, TrainingLog
 from lora_eval.records.variant import Lineage, Step, Variant, VariantKind
 from lora_eval.records.verification import (
@@ -139,6 +140,8 @@ __all__ = [
     "TaskEntry",
     "TaskResult",
     "TensorAudit",
+    "TrainedBase",
+    "TrainedLayer",
     "TrainingLog",
     "UpstreamParser",
     "VariancePart",

@@ -36,7 +36,9 @@ class TensorAudit(Record):
 
 class MergeAudit(Record):
     """All changed tensors. `quantized` counts the layers passed through the training's quantization, with or
-    without a change; `untouched` the tensors that were only copied (rounded where the dtype differs).
+    without a change; `as_trained` those of them whose values are in every bit the ones that training kept
+    checksums of (None: it kept none); `untouched` the tensors that were only copied (rounded where the dtype
+    differs).
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -44,5 +46,6 @@ class MergeAudit(Record):
     dtype: str
     tensors: tuple[TensorAudit, ...]
     quantized: int
+    as_trained: int | None = None
     untouched: int
     notes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from lora_eval.errors import LoraEvalError
 from lora_eval.models import peak_memory_gib, write_lineage
 from lora_eval.models.processes import check_launch, rank, world_size
 from lora_eval.models.quiet import quiet, without_gptqmodel
+from lora_eval.models.trained_base import TRAINED_BASE, observe
 from lora_eval.recipes import ResolvedRecipe
 from lora_eval.records import Lineage, ReloadCheck, TrainingLog
 from lora_eval.schema import write_record
@@ -165,9 +166,11 @@ def _verify_and_record(plan: Plan, folder: OutputFolder, trained: Trained) -> tu
 
     gc.collect()  # the trainer's model first, then another one: never both in memory
     save_companions(plan, folder.unfinished)
-    reload = check_reload(
-        open_base(plan, trained.device), folder.unfinished, trained.live, probe_rows(plan.rows)
-    )
+    base = open_base(plan, trained.device)
+    seen = observe(base) if plan.recipe.quantization else None
+    if seen is not None:
+        write_record(folder.unfinished / TRAINED_BASE, seen)
+    reload = check_reload(base, folder.unfinished, trained.live, probe_rows(plan.rows))
     log = _log(plan, trained, reload)
     write_record(folder.unfinished / "training_log.json", log)
     lineage = make_lineage(
