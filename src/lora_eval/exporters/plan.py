@@ -31,6 +31,17 @@ class Output:
         return self.layer.module if self.layer else self.name.removesuffix(".weight")
 
 
+class Unrounded(TensorInfo):
+    """A tensor that is copied in the width in which it is stored."""
+
+    __slots__ = ()
+
+    @property
+    def is_floating(self) -> bool:
+        """Nothing that a merge may round."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigChanges:
     """What config.json must say that the base's does not: another vocabulary, layers stored apart."""
@@ -69,7 +80,7 @@ def make_plan(base: BaseFiles, adapter: Adapter | None) -> Plan:
         for path, tensors in base.shards.items()
     }
     if adapter is None:
-        return Plan({name: tuple(found) for name, found in shards.items()}, ConfigChanges(), ())
+        return Plan(_settled(base, shards), ConfigChanges(), ())
     planner = _Planner(base, adapter)
     shards = {
         shard: [planner.edited(output, owners.get(output.name, "")) for output in found]
@@ -78,7 +89,19 @@ def make_plan(base: BaseFiles, adapter: Adapter | None) -> Plan:
     list(shards.values())[-1].extend(planner.untied())
     rows = planner.vocabulary([output for found in shards.values() for output in found])
     config = ConfigChanges(rows, planner.unties)
-    return Plan({name: tuple(found) for name, found in shards.items()}, config, tuple(planner.notes))
+    return Plan(_settled(base, shards), config, tuple(planner.notes))
+
+
+def _settled(base: BaseFiles, shards: dict[str, list[Output]]) -> dict[str, tuple[Output, ...]]:
+    """Return the outputs; those that the model keeps in float32, and that do not change, are not rounded."""
+
+    def settled(output: Output) -> Output:
+        info = output.info
+        if output.stored not in base.wide or output.edit != Edit():
+            return output
+        return replace(output, info=Unrounded(info.name, info.shape, info.dtype))
+
+    return {name: tuple(settled(output) for output in found) for name, found in shards.items()}
 
 
 class _Planner:
