@@ -40,12 +40,13 @@ def export(
     options = {key: value for key, value in (options or {}).items() if value is not None}
     _check_options(exporter, options)
     check_empty(out)
-    partial = out.absolute().with_name(f".{out.absolute().name}.{secrets.token_hex(4)}.partial")
+    place = out.resolve()  # of a link, what it points to
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
         lineage = exporter.export(ExportRequest(base, adapter, partial, options, progress))
-        lineage = _settle(exporter, lineage, partial, out.absolute())
-        partial.replace(out)
+        lineage = _settle(exporter, lineage, partial, place)
+        partial.replace(place)
     except OSError as error:
         raise OutputError(_said(error, out)) from error
     finally:
@@ -54,11 +55,17 @@ def export(
 
 
 def check_empty(out: Path) -> None:
-    """Raise OutputError where the folder already holds something."""
+    """Raise OutputError where the folder already holds something, or no other can take its place."""
     if out.is_file():
         raise OutputError(f"{out}: is a file; give a new folder as --out")
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty; give a new folder as --out, or empty this one first")
+    place = out.resolve()
+    fixed = "this folder" if place == Path.cwd() else "a mount point" if place.is_mount() else None
+    if fixed:
+        raise OutputError(
+            f"{out}: is {fixed}, and a model folder takes its place whole; give a new folder in it as --out"
+        )
 
 
 def _check_options(exporter: Exporter, options: dict[str, Any]) -> None:

@@ -39,6 +39,27 @@ def test_what_is_there_stays(tiny_llama, tiny_adapter, tmp_path, kind):
     assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
 
 
+def test_a_link_stays_and_what_it_points_to_is_filled(tiny_llama, tiny_adapter, tmp_path):
+    for name in ("empty", "new"):
+        (tmp_path / f"to-{name}").symlink_to(name)
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        export("merge", base=tiny_llama, adapter=tiny_adapter, out=tmp_path / f"to-{name}")
+        assert (tmp_path / name / "config.json").is_file()
+    assert names(tmp_path) == ["empty", "new", "to-empty", "to-new"]
+
+
+@pytest.mark.parametrize("name", ["a mount point", "this folder"])
+def test_a_folder_whose_place_no_other_can_take_is_refused_at_once(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    out = Path("." if name == "this folder" else "mounted")
+    if name == "a mount point":
+        out.mkdir()
+        monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mounted")
+    with pytest.raises(OutputError, match=f"is {name}, .* give a new folder in it as --out"):
+        export("merge", base=tmp_path / "no base", adapter=tmp_path / "no adapter", out=out)
+
+
 def test_a_full_disk_leaves_nothing(tiny_llama, tiny_adapter, tmp_path, full_disk):
     full_disk(50_000)
     with pytest.raises(OutputError, match="no space left on the disk"):
