@@ -146,6 +146,7 @@ def _new(folder):
         ({"combine": "ties"}, 2, "needs --density"),
         ({"combine": "linear", "density": 0.5}, 2, "leave out --density"),
         ({"combine": "ties", "density": 0.0}, 2, "above 0"),
+        ({"weights": [1.0, float("nan")]}, 2, "1.0 nan: expected finite numbers"),
     ],
 )
 def test_options_that_do_not_fit_together(options, count, said):

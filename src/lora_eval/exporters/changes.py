@@ -149,8 +149,12 @@ def check_finite(name: str, piece: Any) -> None:
     if not torch.isfinite(piece).all():
         dtype = str(piece.dtype).removeprefix("torch.")
         raise ModelError(
-            f"{name}: holds values that are not finite in {dtype}"
-            + ("; use --dtype bfloat16 or float32" if dtype == "float16" else "")
+            f"{name}: the model to be written holds values here that are not finite in {dtype}"
+            + (
+                "; use --dtype bfloat16 or float32"
+                if dtype == "float16"
+                else ", so the base or the adapter does; copy both again, or look at the training's loss"
+            )
         )
 
 

@@ -8,6 +8,7 @@ The result is an adapter folder, so it can be measured before it is merged.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,8 @@ def read_combination(options: Mapping[str, Any], count: int) -> Combination:
         raise InputError(
             f"{len(weights)} times --weight for {count} adapters; give one for each, in their order"
         )
+    if not all(math.isfinite(weight) for weight in weights):
+        raise InputError(f"--weight {' '.join(map(str, weights))}: expected finite numbers")
     if (density is not None) != (method in _PRUNING):
         said = f"needs --density, the share of values to keep ({', '.join(_PRUNING)} do)"
         raise InputError(

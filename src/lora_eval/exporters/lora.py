@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,18 @@ class Adapter:
         self.folder = folder
         self.config = read_adapter_config(folder)
         check_supported(folder, self.config)
+        faults = list(_faulty_numbers(self.config))
+        if faults:
+            raise ModelError(f"{folder / 'adapter_config.json'}: {'; '.join(faults)}; save the adapter again")
         self.path = adapter_weights(folder)
         if self.path.suffix != ".safetensors":
-            raise ModelError(f"{self.path}: only adapters saved as safetensors can be merged; save it again")
+            raise ModelError(
+                f"{self.path}: only safetensors can be merged; open the adapter with PEFT "
+                "(PeftModel.from_pretrained) and save_pretrained it into a new folder"
+            )
         self.infos = read_header(self.path)
+        if not self.infos:
+            raise ModelError(f"{self.path}: holds no tensor; save the adapter again")
         self.edits: dict[str, Edit] = {}
         self.parameters: dict[str, str] = {}
         for module, parts in self._sorted().items():
@@ -165,6 +173,23 @@ def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
     if problems:
         listed = ", ".join(f"{key}={config[key]!r}{why and f' ({why})'}" for key, why in problems.items())
         raise ModelError(f"{folder}: adapter_config.json has {listed}; merging that is not supported")
+
+
+def _faulty_numbers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Say which ranks and alphas are not there or are no positive numbers."""
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        values: dict[str, Any] = {key: config.get(key)}
+        special = config.get(pattern) or {}
+        if isinstance(special, Mapping):
+            values |= {f"{pattern}['{name}']": value for name, value in special.items()}
+        else:
+            yield f"{pattern} is {special!r}; expected numbers by layer"
+        for name, value in values.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if key == "r" and not (number and value >= 1 and float(value).is_integer()):
+                yield f"{name} is {value!r}; expected a whole number above 0"
+            elif not number:
+                yield f"{name} is {value!r}; expected a number"
 
 
 def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
