@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -182,3 +183,21 @@ def test_adapters_of_different_trainings_are_refused(qlora, tmp_path):
     with pytest.raises(ModelError, match="different quantization"):
         export("merge", base=qlora / "base", adapter=qlora / "adapter", out=tmp_path / "out",
                options={"others": [tmp_path / "other"]})  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["known", "unknown"])
+def test_an_adapter_of_unknown_training_beside_a_quantized_one(qlora, tmp_path, first):
+    """Taken for one trained on 16 bits it would merge both into the original base, without a word."""
+    unknown = tmp_path / "unknown"
+    shutil.copytree(qlora / "adapter", unknown, ignore=shutil.ignore_patterns("lineage.json"))
+    one, other = (qlora / "adapter", unknown) if first == "known" else (unknown, qlora / "adapter")
+
+    def merged(**options):
+        out = tmp_path / "-".join(["out", *options.values()])
+        export("merge", base=qlora / "base", adapter=one, out=out, options={"others": [other], **options})
+        return json.loads((out / "audit.json").read_text())["onto"]
+
+    with pytest.raises(ModelError, match=rf"{unknown}: no lineage.json .* say with --quantize"):
+        merged()
+    assert merged(quantize="nf4") == "trained"
+    assert merged(onto="original") == "original"

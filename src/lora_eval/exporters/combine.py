@@ -89,6 +89,7 @@ def combined_request(
     """
     first = request.adapter or request.base
     folders = [first, *others]
+    _check_known(folders, request.options)
     folder = request.out / FOLDER
     folder.mkdir()
     combine([Adapter(path) for path in folders], combination, folder)
@@ -111,6 +112,18 @@ def combined_request(
     )
     write_lineage(folder, extended)
     return replace(request, adapter=folder), extended
+
+
+def _check_known(folders: Sequence[Path], options: Mapping[str, Any]) -> None:
+    """Raise ModelError where one adapter's base was quantized, and no lineage says whether another's was."""
+    lineages = {folder: read_lineage(folder) for folder in folders}
+    unknown = [folder for folder, lineage in lineages.items() if lineage is None]
+    quantized = [folder for folder, lineage in lineages.items() if lineage and lineage.quantization]
+    if unknown and quantized and not options.get("quantize") and options.get("onto") != "original":
+        raise ModelError(
+            f"{unknown[0]}: no lineage.json says how the base was quantized in training, and {quantized[0]} "
+            "was trained on a quantized one; say with --quantize what holds for all, or give --onto original"
+        )
 
 
 def combine(adapters: Sequence[Adapter], combination: Combination, folder: Path) -> Adapter:
