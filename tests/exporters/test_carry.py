@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from lora_eval.errors import InputError
+from lora_eval.errors import InputError, ModelError
 from lora_eval.export import export
 from lora_eval.exporters.carry import carry_config, licence_of, pack_templates, suit_server
 from tests.conftest import CHATML, save_tiny_tokenizer
@@ -133,3 +133,24 @@ def test_a_server_that_is_none(qlora, tmp_path):
     with pytest.raises(InputError, match="expected one of transformers, vllm, sglang, tgi"):
         export("merge", base=qlora / "base", adapter=qlora / "adapter", out=tmp_path / "out",
                options={"server": "triton"})  # fmt: skip
+
+
+def test_without_generation_settings_the_end_token_of_the_config_counts(qlora, tmp_path):
+    base = shutil.copytree(qlora / "base", tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"eos_token_id": 10}))
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    lineage = export("merge", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out")
+    (note,) = lineage.steps[-1].arguments["notes"]
+    assert note.startswith("generation ends at 10, and not at the tokenizer's own end token 257")
+    assert note.endswith("check config.json")
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_a_faulty_file_is_named_where_it_lies(qlora, tmp_path, name):
+    base = shutil.copytree(qlora / "base", tmp_path / "base")
+    (base / name).write_text("{")
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    with pytest.raises(ModelError, match=rf"{base / name}: is not valid JSON"):
+        export("merge", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out")

@@ -47,6 +47,8 @@ def carry_tokenizer(sources: list[Path], out: Path) -> Path:
     for source in sources:
         if not any((source / name).is_file() for name in _TOKENIZER[:3]):
             continue
+        if (source / "tokenizer_config.json").is_file():
+            read_config(source, "tokenizer_config.json")  # a fault is named where it lies, not in the copy
         for name in _TOKENIZER:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
@@ -106,6 +108,7 @@ def carry_rest(sources: list[Path], out: Path) -> None:
     """Copy generation settings (of the first source with some), licence files and the model's own code."""
     for source in sources:
         if (source / "generation_config.json").is_file():
+            read_config(source, "generation_config.json")
             shutil.copyfile(source / "generation_config.json", out / "generation_config.json")
             break
     for source in reversed(sources):  # the base first; an adapter's own licence stands beside it
@@ -162,13 +165,14 @@ def check_vocabulary(out: Path, rows: int | None) -> tuple[str, ...]:
             "added in training, and the adapter holds no weights for them; save it again with "
             "save_embedding_layers=True"
         )
-    settings = out / "generation_config.json"
-    stops = read_config(out, settings.name).get("eos_token_id") if settings.is_file() else None
+    # Without generation settings every engine ends where config.json says.
+    settings = "generation_config.json" if (out / "generation_config.json").is_file() else "config.json"
+    stops = read_config(out, settings).get("eos_token_id") if (out / settings).is_file() else None
     known = [] if stops is None else stops if isinstance(stops, list) else [stops]
     if known and tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in known:
         return (
             f"generation ends at {', '.join(map(str, known))}, and not at the tokenizer's own end token "
-            f"{tokenizer.eos_token_id}: as measured, but check generation_config.json",
+            f"{tokenizer.eos_token_id}: as measured, but check {settings}",
         )
     return ()
 
