@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_fault_half_way_leaves_nothing(tiny_llama, tiny_adapter, tmp_path):
     with pytest.raises(ModelError, match="no tokenizer"):  # after the weights were written
         export("merge", base=base, adapter=adapter, out=tmp_path / "out")
     assert names(tmp_path) == ["adapter", "base"]
+
+
+@pytest.mark.parametrize(("name", "ends"), [("SIGTERM", SystemExit), ("SIGINT", KeyboardInterrupt)])
+def test_a_signal_half_way_leaves_nothing(tiny_llama, tiny_adapter, tmp_path, name, ends):
+    def progress(what, done, total):
+        if done == 5:
+            signal.raise_signal(signal.Signals[name])
+
+    with pytest.raises(ends) as caught:
+        export("merge", base=tiny_llama, adapter=tiny_adapter, out=tmp_path / "out", progress=progress)
+    assert name == "SIGINT" or caught.value.code == 128 + signal.SIGTERM
+    assert names(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_options_are_checked_before_anything_is_done(tiny_llama, tiny_adapter, tmp_path):
