@@ -72,6 +72,16 @@ def test_a_change_that_rounding_loses_is_said():
     assert check_audit(audit_of(1, scale=2e-4, dtype="float32")).notes == ()
 
 
+def test_a_change_that_float32_cannot_show_is_lost_and_not_left_out():
+    """One layer that hardly learned must not stop a merge of others that did."""
+    learned, hardly = audit_of(1), audit_of(1, scale=1e-10)
+    assert hardly.tensors[0].applied is None
+    both = check_audit(learned.model_copy(update={"tensors": learned.tensors + hardly.tensors}))
+    assert "lost more than half of the change in 1 of 2 layers" in both.notes[0]
+    with pytest.raises(CheckFailed, match="1e-10 of its weight's norm, which float32 cannot hold"):
+        check_audit(hardly)
+
+
 def test_a_merge_that_rounding_undoes_fails():
     with pytest.raises(CheckFailed, match="lost in rounding to bfloat16; use --dtype float32"):
         check_audit(audit_of(1, scale=1e-4, ones=True))

@@ -319,7 +319,7 @@ def test_a_merge_that_changes_nothing_fails(qlora, tmp_path):
     with pytest.raises(CheckFailed, match="never trained"):
         export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
     save_file({name: t * 1e-4 for name, t in tensors.items()}, path)
-    with pytest.raises(CheckFailed, match=r"exactly once.*\(0 times\)"):
+    with pytest.raises(CheckFailed, match=r"e-\d\d of its weight's norm, which float32 cannot hold"):
         export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 

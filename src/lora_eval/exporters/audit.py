@@ -11,6 +11,7 @@ from lora_eval.exporters.pieces import scratch
 from lora_eval.records.export import MergeAudit, TensorAudit
 
 _LOST = 0.5  # a change of which rounding kept less than half is not the adapter that was measured
+_SEEN = 2.0**-22  # of the base's norm: a smaller change the sum in float32 (24 bits) cannot show
 
 
 @dataclass(slots=True)
@@ -93,8 +94,9 @@ def _differing(found: Any, other: Any) -> int:
 
 def tensor_audit(sums: Sums, *, quantized: bool, **named: Any) -> TensorAudit:
     """Return the audit of one tensor from the sums over all its pieces; `named` as in `TensorAudit`."""
+    seen = sums.delta**0.5 > _SEEN * sums.base**0.5
     return TensorAudit(
-        applied=round(sums.added_delta / sums.delta) if sums.delta else None,
+        applied=round(sums.added_delta / sums.delta) if seen else None,
         kept=sums.stored_added / sums.added if sums.added else None,
         changed=sums.differing / max(sums.elements, 1),
         relative_change=(sums.delta or sums.added) ** 0.5 / max(sums.base**0.5, 1e-30),
@@ -114,11 +116,14 @@ def check_audit(audit: MergeAudit) -> MergeAudit:
         listed = ", ".join(f"{tensor.module} ({tensor.applied} times)" for tensor in wrong[:5])
         raise CheckFailed(f"the adapter's change must be applied exactly once to each layer: {listed}")
     if not any(tensor.changed for tensor in audit.tensors):
-        zero = all(not tensor.relative_change for tensor in audit.tensors)
+        largest = max((tensor.relative_change for tensor in audit.tensors), default=0.0)
         raise CheckFailed(
             "the merge changes nothing: "
-            + ("every B @ A of the adapter is zero, so it was never trained" if zero else
-               f"every change is lost in rounding to {audit.dtype}; use --dtype float32")
+            + ("every B @ A of the adapter is zero, so it was never trained" if not largest else
+               f"every change is lost in rounding to {audit.dtype}; use --dtype float32"
+               if largest > _SEEN and audit.dtype != "float32" else
+               f"the largest change is {largest:.1g} of its weight's norm, which float32 cannot hold, so it "
+               "was hardly trained")
         )  # fmt: skip
     return audit.model_copy(update={"notes": (*audit.notes, *_notes(audit))})
 
