@@ -463,3 +463,34 @@ def test_an_adapter_with_a_value_that_is_no_number(qlora, tmp_path):
 
 def merge_onto(qlora, folder):
     export("merge", base=qlora / "base", adapter=folder / "adapter", out=folder / "out")
+
+
+@pytest.mark.parametrize("quantization", [None, QLORA], ids=["16-bit", "nf4"])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_dora": True, "modules_to_save": ["norm"]}], ids=["lora", "dora"]
+)
+def test_weights_are_those_that_training_loaded(tmp_path, quantization, options):
+    """A base stored in float32 that training loaded in bfloat16, written in float32: no bit is added."""
+    import torch
+
+    from lora_eval.fingerprint import fingerprint_folder
+    from lora_eval.models import write_lineage
+    from lora_eval.records import Lineage, Variant
+
+    save_tiny_llama(tmp_path / "base")
+    save_tiny_adapter(tmp_path / "base", tmp_path / "adapter", **options)
+    base = Variant(kind="base", path="base", fingerprint=fingerprint_folder(tmp_path / "base"))
+    lineage = Lineage(variants=(base,), quantization=quantization, base_dtype="bfloat16")
+    write_lineage(tmp_path / "adapter", lineage)
+    merge(tmp_path, tmp_path / "out", onto="trained")
+    loaded = (
+        load(tmp_path / "base", dtype=torch.bfloat16)
+        if quantization is None
+        else dequantized(tmp_path / "base", quantization, "bfloat16")
+    )
+    found = load(tmp_path / "out")
+    assert found.dtype == torch.float32
+    expected = peft_merge(loaded.float(), tmp_path / "adapter")
+    name = "model.norm.weight"  # saved whole, and used in the dtype of the base
+    expected[name] = expected[name].bfloat16().float()
+    assert_equal(found.state_dict(), expected)
