@@ -130,7 +130,7 @@ def test_values_on_a_border_take_the_lower_code():
     import torch
 
     trip = RoundTrip({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
-    weight = torch.tensor([1.0, *trip._bounds]).repeat(4).view(1, 64)
+    weight = torch.tensor([1.0, *trip.bounds]).repeat(4).view(1, 64)
     assert torch.equal(trip(weight).float(), by_bitsandbytes(weight, trip.config).float())
 
 

@@ -69,11 +69,10 @@ class Assembler:
         import torch
 
         self._base, self._adapter, self._plan, self._out, self._progress = base, adapter, plan, out, progress
-        self._trip = RoundTrip(precision.quantization) if precision.quantization else None
+        self._trip = RoundTrip(precision.quantization, precision.seen) if precision.quantization else None
         self._dtype = getattr(torch, precision.output)
         self._loaded = getattr(torch, precision.loaded) if precision.loaded else None
         self._whole = getattr(torch, precision.whole) if precision.whole else None
-        self._seen = precision.seen.layers if precision.seen else {}
         self._code = dtype_code(precision.output)
         self._done = Assembled()
         self._total = sum(len(outputs) for outputs in plan.shards.values())
@@ -177,7 +176,7 @@ class Assembler:
 
             self._keep_audit(output, workers.ordered(changed, ranges), start.quantized is not None)
         place.close()
-        seen = self._seen.get(output.module)
+        seen = self._trip.seen.get(output.module) if self._trip else None
         if seen is not None and start.quantized is not None:
             same = str(start.quantized.checksum) == seen.checksum
             (self._done.same if same else self._done.different).append(output.module)
@@ -207,8 +206,7 @@ class Assembler:
             return Start(weight)
         if self._trip is not None and quantized:
             weight = stored if self._loaded is None else stored.to(self._loaded)
-            seen = self._seen.get(output.module)
-            return Start(weight, self._trip.prepare(weight, workers.ordered, seen.offset if seen else None))
+            return Start(weight, self._trip.prepare(weight, workers.ordered, output.module))
         return Start(stored, dtype=self._loaded, transposed=_transposed(output))
 
     def _keep_audit(self, output: Output, found: Iterable[Sums], quantized: bool = False) -> None:

@@ -37,7 +37,7 @@ from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.exporters.weights import dtype_code
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import NF4, read_lineage
-from lora_eval.models.trained_base import read_trained_base
+from lora_eval.models.trained_base import seen_in_training
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage, MergeAudit, TrainedBase
 from lora_eval.schema import load_json, write_record
@@ -98,7 +98,7 @@ class BaseExporter:
             )
         with file_work() as files:
             base = _opened(request, trained, files)
-            seen = _seen(request, lineage, trained)
+            seen = seen_in_training(request.adapter, trained) if request.adapter else None
             precision = Precision(_output_dtype(request, base), lineage.base_dtype, None, trained, seen)
             plan = make_plan(base, None)
             done = Assembler(base, None, plan, precision, request.out, request.progress).run(files)
@@ -134,7 +134,7 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
             loaded=lineage.base_dtype if onto == "trained" else None,
             whole=lineage.base_dtype,
             quantization=trained if onto == "trained" else None,
-            seen=_seen(request, lineage, trained) if onto == "trained" else None,
+            seen=seen_in_training(folder, trained) if onto == "trained" else None,
         )
         plan = make_plan(base, adapter)
         done = Assembler(base, adapter, plan, precision, request.out, request.progress).run(files)
@@ -247,15 +247,6 @@ def _carry(
     if rows is None:
         rows = (config.get("text_config") or {}).get("vocab_size")
     return check_vocabulary(out, rows)
-
-
-def _seen(
-    request: ExportRequest, lineage: Lineage, quantization: dict[str, Any] | None
-) -> TrainedBase | None:
-    """Return what training kept of its quantized layers, where the same quantization is asked for."""
-    if request.adapter is None or not quantization or quantization != lineage.quantization:
-        return None
-    return read_trained_base(request.adapter)
 
 
 def _seen_notes(seen: TrainedBase | None, done: Assembled) -> list[str]:

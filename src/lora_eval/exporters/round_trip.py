@@ -1,5 +1,11 @@
 """The values that training saw: bitsandbytes' 4-bit quantization of a weight, and back, piece by piece.
 
+A GPU's layers hold other values than a CPU's (bitsandbytes 0.50.2): other codes for 0.1 % of the scales
+(`scales`), FP4 borders that differ by up to 6e-7, and -1 times the scale where a whole block is 0 under NF4.
+Training says which it was (`trained_base.json`); without that it is what this machine would train on. For
+NF4 of bfloat16 weights the codes are the same on both: no quotient of two of them lies nearer to a border
+than 19 * 2^-24 of it, and an approximate reciprocal is off by less than 4 * 2^-24.
+
 bitsandbytes finds the code of each value by a binary search (`torch.bucketize`: 28 ns for each value on one
 core of an AMD EPYC). Counting how many of the 15 borders lie below a value gives the same code in a fifth of
 that, since comparisons are vectorised. Borders, codes and the double quantization of the scales are
@@ -18,7 +24,9 @@ from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.pieces import InOrder, one_by_one, row_ranges, scratch
+from lora_eval.exporters.scales import borders, cpu_scales, gpu_scales
 from lora_eval.models.trained_base import Checksum
+from lora_eval.records import TrainedBase, TrainedLayer
 
 _BLOCK = 64  # Params4bit's own on CPUs and NVIDIA; not an option of BitsAndBytesConfig
 
@@ -30,9 +38,8 @@ class RoundTrip:
     layer's input (`gemm_4bit` in `backends/default/ops.py`), so these are the values that were multiplied.
     """
 
-    def __init__(self, quantization: dict[str, Any]) -> None:
+    def __init__(self, quantization: dict[str, Any], seen: TrainedBase | None = None) -> None:
         import torch
-        from bitsandbytes.backends.default import ops
         from transformers import BitsAndBytesConfig
 
         try:
@@ -45,9 +52,9 @@ class RoundTrip:
                 "input, so there are no fixed weights to merge into; use --onto original and verify the cost"
             )
         self.config = config
-        bounds, order = ops._get_4bit_quantize_bounds(config.bnb_4bit_quant_type, torch.device("cpu"))
-        self._bounds = [float(bound) for bound in bounds]
-        values = ops._get_4bit_code(config.bnb_4bit_quant_type, torch.device("cpu"))[order].float()
+        self.seen = seen.layers if seen else {}
+        self.on_gpu = seen.device != "cpu" if seen else torch.cuda.is_available()
+        self.bounds, values = borders(config.bnb_4bit_quant_type, gpu=self.on_gpu)
         # Two neighbours at once: rank + 256 * the next one's, to both values as the 64 bits of one number.
         pairs = torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=1).view(torch.int64)
         self._pairs = torch.zeros(16, 256, dtype=torch.int64)
@@ -58,11 +65,9 @@ class RoundTrip:
         """Return the whole weight (out, in) as the quantized layer used it."""
         return self.prepare(weight).rows(0, len(weight)).clone()
 
-    def prepare(self, weight: Any, in_order: InOrder = one_by_one, offset: float | None = None) -> Quantized:
-        """Return the weight (out, in) with the scales of its blocks, ready to give rows. `offset` is the mean
-        of the scales as training's device summed it (None: as this one does).
-        """
-        return Quantized(self, weight, in_order, offset)
+    def prepare(self, weight: Any, in_order: InOrder = one_by_one, module: str = "") -> Quantized:
+        """Return a weight (out, in) with its scales, ready to give rows; `module` is the layer's path."""
+        return Quantized(self, weight, in_order, self.seen.get(module))
 
     def values(self, scaled: Any) -> Any:
         """Return the code's value (float32) for each number in [-1, 1], in scratch memory.
@@ -74,7 +79,7 @@ class RoundTrip:
         size = scaled.numel()
         rank = scratch("rank", (size,), torch.uint8).zero_()
         above = scratch("above", (size,), torch.bool)
-        for bound in self._bounds:
+        for bound in self.bounds:
             torch.gt(scaled, bound, out=above)
             rank.add_(above.view(torch.uint8))
         pairs = scratch("pairs", (size // 2,), torch.int32).copy_(rank.view(torch.int16))
@@ -87,7 +92,7 @@ class Quantized:
     `checksum` that of all rows which were given.
     """
 
-    def __init__(self, trip: RoundTrip, weight: Any, in_order: InOrder, offset: float | None) -> None:
+    def __init__(self, trip: RoundTrip, weight: Any, in_order: InOrder, seen: TrainedLayer | None) -> None:
         import torch
 
         self._trip = trip
@@ -97,8 +102,26 @@ class Quantized:
         flat = weight.reshape(-1)
         ranges = row_ranges(-(len(flat) // -_BLOCK), _BLOCK)
         self._largest = torch.cat(list(in_order(partial(_absmax, flat), ranges)))
-        nested = trip.config.bnb_4bit_use_double_quant
-        self._scale = double(self._largest, offset) if nested else self._largest
+        self._scale = self._largest
+        if trip.config.bnb_4bit_use_double_quant:
+            self._take_scales(seen, in_order)
+
+    def _take_scales(self, seen: TrainedLayer | None, in_order: InOrder) -> None:
+        """Where a reciprocal's last place decides, only training's checksum can tell which scales it had."""
+        offset = seen.offset if seen else None
+        if not self._trip.on_gpu:
+            self._scale = cpu_scales(self._largest, offset)
+            return
+        self._scale, *others = gpu_scales(self._largest, offset)
+        if seen is None or not others:
+            return
+        first, ranges = self._scale, row_ranges(len(self._weight), self._weight.shape[1], self.step)
+        for self._scale in (first, *others):
+            for _ in in_order(self.rows, ranges):
+                pass
+            if str(self.checksum) == seen.checksum:
+                return
+        self._scale = first
 
     def rows(self, start: int, end: int) -> Any:
         """Return the rows in the compute dtype; `start` and `end` are multiples of `step`, or the last row.
@@ -108,11 +131,15 @@ class Quantized:
         piece = self._weight[start:end]
         width = piece.shape[-1]
         blocks = slice(start * width // _BLOCK, -(end * width // -_BLOCK))
-        largest = self._largest[blocks].clamp(min=1e-38).view(-1, 1)
+        largest = self._largest[blocks].view(-1, 1)
+        if not (self._trip.on_gpu and self._trip.config.bnb_4bit_quant_type == "nf4"):
+            largest = largest.clamp(
+                min=1e-38
+            )  # else 0 times an infinite reciprocal, which has the lowest code
         scaled = scratch("scaled", (len(largest) * _BLOCK,))
         scaled[piece.numel() :] = 0  # the weight's last block may not be full
         scaled[: piece.numel()] = piece.reshape(-1)
-        if piece.numel() == len(scaled):
+        if piece.numel() == len(scaled) or self._trip.on_gpu:
             scaled.view(-1, _BLOCK).mul_(1.0 / largest)
         else:
             full = piece.numel() // _BLOCK
@@ -125,17 +152,6 @@ class Quantized:
         used = used.view(-1)[: piece.numel()]
         self.checksum.add(used, start * width)
         return used.view(piece.shape)
-
-
-def double(largest: Any, offset: float | None = None) -> Any:
-    """Double quantization (QLoRA, arXiv 2305.14314, section 3): the scales as 8-bit numbers, and back.
-    `offset` is their mean, if it is known.
-    """
-    from bitsandbytes import functional
-
-    mean = largest.mean() if offset is None else largest.new_tensor(offset)
-    packed, state = functional.quantize_blockwise(largest - mean, blocksize=256)
-    return functional.dequantize_blockwise(packed, state).add_(mean)
 
 
 def _absmax(flat: Any, first: int, end: int) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.models.dense import dequantized_nf4, nf4_layers
+from lora_eval.models.lineage import trained_quantization
 from lora_eval.records import TrainedBase, TrainedLayer
 from lora_eval.schema import read_record
 
@@ -54,10 +55,14 @@ def observe(model: Any) -> TrainedBase | None:
     )
 
 
-def read_trained_base(folder: Path) -> TrainedBase | None:
-    """Return the folder's `trained_base.json`, or None where it has none (RecordError where it is faulty)."""
-    path = folder / TRAINED_BASE
-    return read_record(path, TrainedBase) if path.is_file() else None
+def seen_in_training(adapter: Path, quantization: dict[str, Any] | None) -> TrainedBase | None:
+    """Return the adapter's `trained_base.json` where its training had that quantization; None where it had
+    another, or kept nothing (RecordError where the file is faulty).
+    """
+    path = adapter / TRAINED_BASE
+    if not quantization or not path.is_file() or trained_quantization(adapter) != quantization:
+        return None
+    return read_record(path, TrainedBase)
 
 
 def _observe_layer(module: Any) -> TrainedLayer:

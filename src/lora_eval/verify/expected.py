@@ -15,6 +15,7 @@ from lora_eval.exporters.weights import TensorInfo, read_header
 from lora_eval.models import read_lineage
 from lora_eval.models.locate import weight_files
 from lora_eval.models.mergeable import DRIFTING
+from lora_eval.models.trained_base import seen_in_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class MergedTensors:
         self._files = open_base(base, quantization)
         self._stored = StoredTensors(base)
         self._adapter = Adapter(adapter) if adapter else None
-        self._trip = RoundTrip(quantization) if quantization else None
+        seen = seen_in_training(adapter, quantization) if adapter else None
+        self._trip = RoundTrip(quantization, seen) if quantization else None
         lineage = read_lineage(adapter) if adapter else None
         self._loaded = lineage.base_dtype if lineage else loaded
         self._modules = {
@@ -147,7 +149,7 @@ class MergedTensors:
 
         weight = stored.T.contiguous() if layer.transposed else stored
         trip = self._trip if layer.quantized else None
-        start = Start(weight, trip.prepare(weight) if trip else None)
+        start = Start(weight, trip.prepare(weight, module=layer.module) if trip else None)
         lora = edit.lora if edit else None
         change = Change(self._held(), edit, start) if edit and (lora or edit.tokens) else None
         if change is not None:
