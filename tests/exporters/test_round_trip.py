@@ -14,13 +14,14 @@ from lora_eval.models.dense import dequantized_nf4
 from lora_eval.models.resident import keep_quantized_weights
 
 
-def round_trip(quant_type, double, compute):
-    return RoundTrip({
+def round_trip(quant_type, double, compute, seen=None):
+    quantization = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": quant_type,
         "bnb_4bit_use_double_quant": double,
         "bnb_4bit_compute_dtype": compute,
-    })  # fmt: skip
+    }
+    return RoundTrip(quantization, seen)
 
 
 @pytest.mark.parametrize("stored", ["bfloat16", "float32", "float16"])
@@ -108,9 +109,14 @@ def test_every_bit_is_bitsandbytes(shape, stored, compute, quant_type, double, z
 @pytest.mark.parametrize("compute", ["bfloat16", "float32"])
 @pytest.mark.parametrize("shape", [(256, 4096), (96, 176), (33, 172)])
 def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
-    """`bitsandbytes` with its CUDA library on a GPU, against the round trip on this machine's CPU."""
+    """`bitsandbytes` with its CUDA library on a GPU, against the round trip on this machine's CPU, which has
+    what training keeps of the layer.
+    """
     import torch
     from bitsandbytes import functional
+
+    from lora_eval.models.trained_base import Checksum
+    from lora_eval.records import TrainedBase, TrainedLayer
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -120,10 +126,14 @@ def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
         weight.cuda(), quant_type=quant_type, compress_statistics=double, blocksize=64
     )
     state.dtype = dtype
-    trip = round_trip(quant_type, double, compute)
     expected = functional.dequantize_4bit(packed, state).cpu()
     assert expected.dtype == dtype
-    assert torch.equal(trip(weight), expected)
+    checksum = Checksum()
+    checksum.add(expected)
+    kept = TrainedLayer(checksum=str(checksum), offset=float(state.offset) if double else None)
+    seen = TrainedBase(device=torch.cuda.get_device_name(), dtype=compute, layers={"layer": kept})
+    trip = round_trip(quant_type, double, compute, seen)
+    assert torch.equal(trip.prepare(weight, module="layer").rows(0, len(weight)), expected)
 
 
 def test_values_on_a_border_take_the_lower_code():
