@@ -112,7 +112,7 @@ class Quantized:
         if not self._trip.on_gpu:
             self._scale = cpu_scales(self._largest, offset)
             return
-        self._scale, *others = gpu_scales(self._largest, offset)
+        self._scale, *others = gpu_scales(self._largest, offset, in_order)
         if seen is None or not others:
             return
         first, ranges = self._scale, row_ranges(len(self._weight), self._weight.shape[1], self.step)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from itertools import islice, product
 from typing import Any
 
+from lora_eval.exporters.pieces import InOrder, one_by_one, row_ranges
+
 _GROUP = 256  # scales that share one scale of their own
 # dQuantizeNF4 and, by magnitude, dQuantizeFP4 in bitsandbytes' csrc/kernels.cu (MIT).
 _NF4 = (
@@ -52,7 +54,7 @@ def cpu_scales(largest: Any, offset: float | None = None) -> Any:
     return functional.dequantize_blockwise(packed, state).add_(mean)
 
 
-def gpu_scales(largest: Any, offset: float | None = None) -> list[Any]:
+def gpu_scales(largest: Any, offset: float | None = None, in_order: InOrder = one_by_one) -> list[Any]:
     """Return what a GPU's layers may hold: first with exact reciprocals, then (at most 26 more) with those of
     groups one unit in the last place off, where that changes a code.
     """
@@ -64,16 +66,31 @@ def gpu_scales(largest: Any, offset: float | None = None) -> list[Any]:
     groups = torch.nn.functional.pad(largest - mean, (0, -len(largest) % _GROUP)).view(-1, _GROUP)
     peak = groups.abs().amax(dim=1, keepdim=True)
     exact = 1.0 / peak
-    codes = nearest_codes(groups * exact, code)
-    open_groups = _near_a_border(groups * exact, codes, code).any(dim=1).nonzero().flatten()
-    ways = [exact, *(exact.nextafter(torch.full_like(exact, end)) for end in (0.0, torch.inf))]
-    others = torch.stack([nearest_codes((groups * way)[open_groups], code) for way in ways], dim=1)
+
+    def work(first: int, end: int) -> tuple[Any, Any]:
+        values = groups[first:end] * exact[first:end]
+        found = nearest_codes(values, code)
+        return found, _near_a_border(values, found, code).any(dim=1)
+
+    pieces = list(in_order(work, row_ranges(len(groups), _GROUP)))
+    codes, near = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    open_groups = near.nonzero().flatten()
     found = [codes]
-    for chosen in islice(product(*(list(each.unique(dim=0)) for each in others)), _MOST):
+    for chosen in islice(product(*_variants(groups[open_groups], exact[open_groups], code)), _MOST):
         other = codes.clone()
-        other[open_groups] = torch.stack(chosen) if chosen else other[open_groups]
+        for group, values in zip(open_groups, chosen, strict=True):
+            other[group] = values
         found += [] if torch.equal(other, codes) else [other]
     return [(code[each] * peak).view(-1)[: len(largest)] + mean for each in found]
+
+
+def _variants(groups: Any, exact: Any, code: Any) -> list[list[Any]]:
+    """Return of each group the rows of codes that a reciprocal less than two last places off gives."""
+    import torch
+
+    ways = [exact, *(exact.nextafter(torch.full_like(exact, end)) for end in (0.0, torch.inf))]
+    codes = torch.stack([nearest_codes(groups * way, code) for way in ways], dim=1)
+    return [list(each.unique(dim=0)) for each in codes]
 
 
 def nearest_codes(values: Any, code: Any) -> Any:
