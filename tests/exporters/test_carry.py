@@ -141,7 +141,8 @@ def test_without_generation_settings_the_end_token_of_the_config_counts(qlora, t
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"eos_token_id": 10}))
     shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
-    lineage = export("merge", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out")
+    lineage = export("merge", base=base, adapter=tmp_path / "adapter", out=tmp_path / "out",
+                     options={"onto": "original"})  # fmt: skip
     (note,) = lineage.steps[-1].arguments["notes"]
     assert note.startswith("generation ends at 10, and not at the tokenizer's own end token 257")
     assert note.endswith("check config.json")

@@ -342,6 +342,17 @@ def test_trained_needs_to_know_the_quantization(qlora, tmp_path):
                options={"onto": "trained"})  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{}, {"onto": "original"}, {"quantize": "none"}, {"quantize": "nf4"}])
+def test_what_nobody_says_about_the_quantization_is_told(qlora, tmp_path, options):
+    """An adapter of other tools: merged onto the original without a word it may be another model."""
+    shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
+    export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out", options=options)
+    audit = read_record(tmp_path / "out" / "audit.json", MergeAudit)
+    assert audit.onto == ("trained" if options.get("quantize") == "nf4" else "original")
+    assert any("no lineage.json says" in note for note in audit.notes) == (not options)
+    assert not read_record(qlora / "trained" / "audit.json", MergeAudit).notes
+
+
 @pytest.mark.parametrize("options", [{"onto": "both"}, {"dtype": "int8"}, {"quantize": "int3"}])
 def test_values_that_options_do_not_have(qlora, tmp_path, options):
     with pytest.raises(InputError, match="expected"):
@@ -467,7 +478,9 @@ def merge_onto(qlora, folder):
 
 @pytest.mark.parametrize("quantization", [None, QLORA], ids=["16-bit", "nf4"])
 @pytest.mark.parametrize(
-    "options", [{}, {"use_dora": True, "modules_to_save": ["norm"]}], ids=["lora", "dora"]
+    "options",
+    [{}, {"use_dora": True, "modules_to_save": ["norm"]}, {"trainable_token_indices": [0, 7]}],
+    ids=["lora", "dora", "tokens"],
 )
 def test_weights_are_those_that_training_loaded(tmp_path, quantization, options):
     """A base stored in float32 that training loaded in bfloat16, written in float32: no bit is added."""
@@ -491,6 +504,6 @@ def test_weights_are_those_that_training_loaded(tmp_path, quantization, options)
     found = load(tmp_path / "out")
     assert found.dtype == torch.float32
     expected = peft_merge(loaded.float(), tmp_path / "adapter")
-    name = "model.norm.weight"  # saved whole, and used in the dtype of the base
-    expected[name] = expected[name].bfloat16().float()
+    for name in ("model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"):
+        expected[name] = expected[name].bfloat16().float()  # saved whole, and used in the dtype of the base
     assert_equal(found.state_dict(), expected)

@@ -41,7 +41,7 @@ VARIANTS = {
     "saved-both": ({"modules_to_save": BOTH}, False),
     "saved-tied": ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
     "saved-norm": ({"modules_to_save": ["input_layernorm"]}, True),
-    "tokens": ({"trainable_token_indices": [3, 5]}, True),
+    "tokens": ({"trainable_token_indices": [0, 5]}, True),
     "tokens-apart": ({"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [7]}}, False),
     "tokens-under-head": ({"trainable_token_indices": [3, 5], "target_modules": HEADS}, False),
     "resized": ({"resize": True}, True),

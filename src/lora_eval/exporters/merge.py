@@ -138,7 +138,9 @@ def _merge(request: ExportRequest, lineage: Lineage, started: float) -> Lineage:
         )
         plan = make_plan(base, adapter)
         done = Assembler(base, adapter, plan, precision, request.out, request.progress).run(files)
-        said = _carry(request, base, plan, precision, [folder, request.base])
+        said = _unknown_notes(request, lineage) + _carry(
+            request, base, plan, precision, [folder, request.base]
+        )
     _check_lineage(request, lineage, fingerprint_folder(request.base))
     audit = MergeAudit(
         onto=onto,
@@ -258,6 +260,17 @@ def _seen_notes(seen: TrainedBase | None, done: Assembled) -> list[str]:
         f"{len(done.different)} of {count} quantized layers ({done.different[0]} first) do not hold in every "
         f"bit what they held in training (on: {seen.device}); verify measures the difference"
     ]
+
+
+def _unknown_notes(request: ExportRequest, lineage: Lineage) -> tuple[str, ...]:
+    """Say that nothing says how the base was quantized in training, where the user does not either."""
+    if lineage.quantization or lineage.base_dtype or request.options.keys() & {"onto", "quantize"}:
+        return ()
+    return (
+        f"{request.adapter}: no lineage.json says how the base was quantized in training; merged into the "
+        "base as it is stored. For a QLoRA adapter that is another model than the trained one: give "
+        "--quantize nf4 (or --onto original, if it was trained so)",
+    )
 
 
 def _width_notes(base: BaseFiles) -> list[str]:
