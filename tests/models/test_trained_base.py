@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_eval.models import NF4, load_base
+from lora_eval.models import NF4, load_base, trained_base
 from lora_eval.models.dense import dequantized_nf4, nf4_layers
 from lora_eval.models.trained_base import Checksum, observe
 
@@ -50,6 +50,17 @@ def test_every_bit_and_every_place_counts(bit):
     assert _checksum((other, 0)) != _checksum((values, 0))
     moved = torch.cat([values[8:], values[:8]])
     assert _checksum((moved, 0)) != _checksum((values, 0))
+
+
+def test_a_tensor_of_many_words_is_summed_in_parts(monkeypatch):
+    import torch
+
+    values = torch.randn(4097, generator=torch.Generator().manual_seed(0))
+    whole = _checksum((values, 0))
+    trained_base._odd.cache_clear()
+    monkeypatch.setattr(trained_base, "_AT_ONCE", 100)
+    assert _checksum((values, 0)) == whole
+    trained_base._odd.cache_clear()
 
 
 def test_a_piece_that_begins_within_a_word_is_refused():

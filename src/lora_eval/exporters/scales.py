@@ -85,7 +85,7 @@ def gpu_scales(largest: Any, offset: float | None = None, in_order: InOrder = on
 
 
 def _variants(groups: Any, exact: Any, code: Any) -> list[list[Any]]:
-    """Return of each group the rows of codes that a reciprocal less than two last places off gives."""
+    """Return of each group the rows of codes that the exact reciprocal and its two neighbours give."""
     import torch
 
     ways = [exact, *(exact.nextafter(torch.full_like(exact, end)) for end in (0.0, torch.inf))]

@@ -18,6 +18,7 @@ from lora_eval.schema import read_record
 
 TRAINED_BASE = "trained_base.json"
 _WORD = 8  # bytes
+_AT_ONCE = 1 << 18  # words: 2 MB of a device's memory
 _MODULUS = 1 << 64
 
 
@@ -85,12 +86,16 @@ def _word_sums(piece: Any) -> tuple[int, int]:
     missing = -len(flat) % _WORD
     if missing:
         flat = torch.cat([flat, flat.new_zeros(missing)])
-    words = flat.view(torch.int64)
-    return int(words.sum()), int(words.mul(_odd(len(words), words.device)).sum())
+    total = weighted = 0
+    for number, words in enumerate(flat.view(torch.int64).split(_AT_ONCE)):
+        found = int(words.sum())
+        total += found
+        weighted += int((words * _odd(words.device)[: len(words)]).sum()) + 2 * number * _AT_ONCE * found
+    return total, weighted
 
 
-@lru_cache(maxsize=4)
-def _odd(count: int, device: Any) -> Any:
+@lru_cache(maxsize=1)
+def _odd(device: Any) -> Any:
     import torch
 
-    return torch.arange(1, 2 * count, 2, device=device)
+    return torch.arange(1, 2 * _AT_ONCE, 2, device=device)
