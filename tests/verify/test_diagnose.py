@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_eval.verify import ArmPath
-from lora_eval.verify.diagnose import diagnose, explain
+from lora_eval.verify.diagnose import diagnose
 from lora_eval.verify.expected import Expected, Parts
+from lora_eval.verify.explain import explain
 
 SHAPE = (48, 64)
 
@@ -32,7 +33,7 @@ def weights(seed, *, times, original, dtype):
 
 @given(
     seed=st.integers(0, 2**16),
-    times=st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.0, -1.0]),
+    times=st.sampled_from([0.0, 0.5, 0.95, 1.0, 1.05, 2.0, 4.0, -1.0]),
     original=st.sampled_from([0, 1]),
     dtype=st.sampled_from(["bfloat16", "float16", "float32"]),
 )
@@ -42,7 +43,9 @@ def test_both_shares_are_found_in_every_precision(seed, times, original, dtype):
     words = {
         0.0: "the adapter's change is not in it",
         0.5: "scaling is 0.5 times the trained one",
+        0.95: "scaling is 0.95 times the trained one",
         1.0: None,
+        1.05: "scaling is 1.05 times the trained one",
         2.0: "delta applied twice (or scaled by 2 times the trained scaling)",
         4.0: "scaling is 4 times the trained one",
         -1.0: "scaling is -1 times the trained one",

@@ -13,8 +13,7 @@ from lora_eval.records import EvalSuite, LoadedRun, Run, SampleRow, TaskEntry, T
 from lora_eval.reports.numbers import about_text
 from lora_eval.stats import paired_binary
 from lora_eval.verify import ArmPath, Options, verify
-from lora_eval.verify.stage import _suite_failures
-from lora_eval.verify.suite_items import Recorder, check_suite
+from lora_eval.verify.suite_items import Recorder, check_suite, suite_failures
 from tests.suites.conftest import write_tasks
 
 
@@ -86,23 +85,23 @@ def test_items_in_clusters_are_judged_as_in_a_comparison():
     expected = paired_binary([1.0] * 40, [1.0] * 40, clusters=labels)
     assert (found.ci_low, found.ci_high) == (expected.ci_low, expected.ci_high)
     assert found.ci_low < -0.2 and found.verdict == "inconclusive"
-    [said] = _suite_failures(found, "near")
+    [said] = suite_failures(found, "near")
     assert said.startswith("suite mine: not shown to lose less than 0.02: 0 right items became wrong")
     assert "only 5 independent clusters" in said
-    assert _suite_failures(found, "equal") == []
+    assert suite_failures(found, "equal") == []
 
     one = check_suite(named, *(clustered([1.0] * 40, ["d"] * 40) for _ in "ab"), margin=0.02)
     assert (one.ci_low, one.verdict) == (None, "inconclusive")
-    [said] = _suite_failures(one, "near")
+    [said] = suite_failures(one, "near")
     assert "1 independent item: the spread is unknown" in said
-    assert _suite_failures(one, "equal") == []
+    assert suite_failures(one, "equal") == []
 
 
 def test_the_items_that_would_decide_are_a_round_number():
     values = [1.0] * 600 + [0.0] * 200, [1.0] * 596 + [0.0] * 200 + [1.0] * 4
     found = check_suite(Named(), run(values[0]), run(values[1]), margin=0.005)
     assert found.n_needed > 1000 and found.n_needed % 100
-    [said] = _suite_failures(found, "near")
+    [said] = suite_failures(found, "near")
     assert said.endswith(f"; about {about_text(found.n_needed)} items would decide")
     assert "interval from -0.0" in said
 

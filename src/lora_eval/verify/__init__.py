@@ -3,7 +3,8 @@
 `arms` opens both, `prompts` and `suite_items` make what is asked, `reference` computes the reference's side
 once and stores it (`kept`: what of a distribution), `arithmetic` runs its weights in another precision or on
 a coarser grid (the noise floors), `divergence` compares, `tolerance` turns floors into limits, `checks` and
-`diagnose` look at the candidate's files (`expected`: what should be in them), `stage` is the order of it all.
+`diagnose` look at the candidate's files (`expected`: what should be in them, `packed`: what GPTQ's integers
+stand for, `explain`: what makes one weight another one), `stage` is the order of it all.
 """
 
 from lora_eval.verify.arms import ArmPath, parse_arm_path

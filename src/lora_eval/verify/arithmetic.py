@@ -69,28 +69,39 @@ def read_grid(quantization: dict[str, Any]) -> Grid | None:
     return Grid(int(bits), int(size), bool(symmetric)) if isinstance(bits, int) and size else None
 
 
+def steps_of(weight: Any, grid: Grid) -> Any:
+    """Return the distance (out, groups) of two neighbouring values of each group: that of gptqmodel and
+    AutoAWQ, its range over 2^bits - 1 steps. Groups that do not divide the weight (out, in) are whole rows.
+    """
+    low, high = _range(_groups(weight, grid), grid)
+    return ((high - low) / (2**grid.bits - 1)).clamp_min(1e-12)[..., 0]
+
+
 def round_to_nearest(weight: Any, grid: Grid) -> Any:
     """Return a weight (out, in) rounded to the nearest value of the grid: what a quantizer that looks at no
-    data gives. The scale of a group is that of gptqmodel and AutoAWQ: its range over 2^bits - 1 steps.
+    data gives.
     """
     import torch
 
+    groups, top = _groups(weight, grid), 2**grid.bits - 1
+    low, _ = _range(groups, grid)
+    scale = steps_of(weight, grid)[..., None]
+    zero = torch.full_like(low, 2 ** (grid.bits - 1)) if grid.symmetric else torch.round(-low / scale)
+    steps = (torch.round(groups / scale) + zero).clamp(0, top)
+    return ((steps - zero) * scale).reshape(weight.shape).to(weight.dtype)
+
+
+def _groups(weight: Any, grid: Grid) -> Any:
     out, width = weight.shape
     size = grid.group_size if 0 < grid.group_size <= width and width % grid.group_size == 0 else width
-    groups = weight.float().reshape(out, width // size, size)
-    top = 2**grid.bits - 1
+    return weight.float().reshape(out, width // size, size)
+
+
+def _range(groups: Any, grid: Grid) -> tuple[Any, Any]:
     if grid.symmetric:
-        low = -groups.abs().amax(-1, keepdim=True)
-        high = -low
-        zero = torch.full_like(low, 2 ** (grid.bits - 1))
-    else:
-        low = groups.amin(-1, keepdim=True).clamp_max(0)
-        high = groups.amax(-1, keepdim=True).clamp_min(0)
-        zero = None
-    scale = ((high - low) / top).clamp_min(1e-12)
-    zero = torch.round(-low / scale) if zero is None else zero
-    steps = (torch.round(groups / scale) + zero).clamp(0, top)
-    return ((steps - zero) * scale).reshape(out, width).to(weight.dtype)
+        high = groups.abs().amax(-1, keepdim=True)
+        return -high, high
+    return groups.amin(-1, keepdim=True).clamp_max(0), groups.amax(-1, keepdim=True).clamp_min(0)
 
 
 def quantize_like(resident: Resident, arm: str, grid: Grid, layers: Collection[str], dtype: str) -> Resident:

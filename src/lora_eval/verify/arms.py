@@ -53,6 +53,14 @@ class ArmPath:
         )
 
     @property
+    def is_gptq(self) -> bool:
+        """Whether the weights are stored as GPTQ models have them."""
+        if self.kind == "adapter":
+            return False
+        stored = read_config(self.path, "config.json").get("quantization_config") or {}
+        return bool(stored.get("quant_method") == "gptq")
+
+    @property
     def base_fingerprint(self) -> str | None:
         """Of the model under an adapter; None for a whole model."""
         return None if self.base is None else fingerprint_folder(self.base)

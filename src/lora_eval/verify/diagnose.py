@@ -1,27 +1,27 @@
-"""What is wrong with a candidate that failed: its tensors, one by one, against what they should be.
-
-Each weight that is not the merge is taken apart by least squares: found = base + c * delta + g * (original -
-base). c says how often the adapter's change is in it, g whether it lies on the base that was trained (0) or
-on the original 16-bit one (1). What is left over must be no more than rounding.
+"""What is wrong with a candidate that failed: its tensors, one by one, against what they should be (`explain`
+says of one weight what makes it another one), and what its lineage and configuration say.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.models import read_lineage
 from lora_eval.models.locate import read_config
+from lora_eval.verify.arithmetic import Grid
 from lora_eval.verify.arms import ArmPath
-from lora_eval.verify.expected import Expected, MergedTensors, SameTensors, StoredTensors
+from lora_eval.verify.expected import MergedTensors, SameTensors, StoredTensors
+from lora_eval.verify.explain import explain, explain_rounded
+from lora_eval.verify.packed import PACKED, GptqTensors
 
 _SHOWN = 3
-_FEW = 1e-3  # share of elements up to which a difference is damage, and not another weight
-_NEAR = 0.1
-_ROWS = 256  # of a tensor taken apart at once
+_SAMPLE = 4096  # elements of a quantized weight by which it is known again
+_ALIKE = 0.9
 # Keys of config.json that an export may change, or that decide nothing of the model.
 _FREE = {
     "_name_or_path", "architectures", "dtype", "quantization_config", "tie_word_embeddings", "torch_dtype",
@@ -32,7 +32,8 @@ _FREE = {
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """One line for each cause; both empty where the files are what they should be. `tensors` are the weights
-    that are not those which the reference's files give, `others` what lineage and configuration say.
+    that are not those which the reference's files give, `others` what lineage and configuration say, and
+    which tensors are not there (a buffer that transformers makes itself is no damage).
     """
 
     tensors: tuple[str, ...] = ()
@@ -56,7 +57,8 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
         *_base_lines(reference, candidate, quantize),
         *_config_lines(reference, candidate),
     )
-    if candidate.kind == "awq":
+    quantization = read_config(candidate.path, "config.json").get("quantization_config") or {}
+    if candidate.kind == "awq" or quantization.get("quant_method") in ("awq", "compressed-tensors"):
         return Diagnosis((), others)  # AWQ moves scales into the norms before it: nothing is to be the same
     try:
         stored = StoredTensors(candidate.path)
@@ -65,10 +67,10 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
         source = _source(reference, quantize)
         if isinstance(source, MergedTensors) and not source.can_tell:
             return Diagnosis((), others)
-        lines = _tensor_lines(source, stored, quantized=candidate.quantized, exact=exact)
+        seen = _look(source, stored, GptqTensors(stored, quantization), exact=exact)
     except ModelError as error:  # an adapter that we cannot merge: nothing to compare with
         return Diagnosis((), (*others, f"the tensors were not looked at: {error}"))
-    return Diagnosis(tuple(lines), others)
+    return Diagnosis(tuple(seen.lines()), (*others, *_missing_lines(seen.missing)))
 
 
 def _source(reference: ArmPath, quantize: str) -> MergedTensors | SameTensors:
@@ -115,143 +117,90 @@ def _config_lines(reference: ArmPath, candidate: ArmPath) -> list[str]:
     ]
 
 
-def _tensor_lines(
-    source: MergedTensors | SameTensors, stored: StoredTensors, *, quantized: bool, exact: bool
-) -> list[str]:
-    """`quantized`: only the tensors that were not quantized can be compared."""
-    causes: dict[str, list[str]] = {}
-    unknown: dict[str, tuple[str, str]] = {}  # tensor -> digests of what was found and of what should be
-    missing, compared = [], 0
-    for name in source.names():
-        if name not in stored.infos:
-            missing.append(name)
-            continue
-        if stored.infos[name].shape != source.shape(name):
-            shapes = f"has shape {list(stored.infos[name].shape)}, not {list(source.shape(name))}"
-            causes.setdefault(shapes, []).append(name)
-            continue
-        compared += 1
-        found = stored.read(name)
-        expected = source.expect(name, found.dtype)
-        cause = explain(found, expected, exact=exact)
-        if cause is None:
-            continue
-        causes.setdefault(cause, []).append(name)
-        unknown[name] = (_digest(found), _digest(expected.tensor))
-    _name_swaps(causes, unknown)
-    lines = [] if quantized else _missing_lines(missing)
-    return lines + [f"{_listed(names, compared)}: {cause}" for cause, names in causes.items()]
-
-
-def explain(found: Any, expected: Expected, *, exact: bool = False) -> str | None:
-    """Return what makes the tensor another one than expected; None where only rounding does."""
-    import torch
-
-    if torch.equal(found, expected.tensor):
-        return None
-    if not found.is_floating_point():
-        return "holds other numbers"
-    different = found != expected.tensor
-    count = int(different.sum())
-    if count <= max(8, _FEW * found.numel()):
-        beyond = different & ~torch.isclose(found.float(), expected.tensor.float(), rtol=_unit(found), atol=0)
-        if exact or bool(beyond.any()):
-            return _damage(found, expected.tensor, different, count)
-        return None
-    if not bool(torch.isfinite(found).all()):
-        return f"{int((~torch.isfinite(found)).sum())} of {found.numel()} elements are not finite"
-    return _taken_apart(found, expected)
-
-
-def _damage(found: Any, expected: Any, different: Any, count: int) -> str:
-    place = tuple(int(index) for index in different.nonzero()[0])
-    return (
-        f"{count} of {found.numel()} elements are not what was written, the first at {list(place)}: "
-        f"{float(found[place]):.6g} in place of {float(expected[place]):.6g} (a damaged or edited file)"
-    )
-
-
-def _by_rounding(found: Any, expected: Any) -> str | None:
-    sums = _products(lambda part: [found[part].double() - expected[part].double(), expected[part].double()],
-                     len(found))  # fmt: skip
-    distance, size = float(sums[0, 0].sqrt()), float(sums[1, 1].sqrt())
-    if distance <= _unit(found) * size:
-        return None
-    share = distance / max(size, 1e-30)
-    return f"is another weight (relative distance about {share:.1g})"  # one digit: layers alike are one line
-
-
-def _taken_apart(found: Any, expected: Expected) -> str | None:
-    """Least squares over delta and original - base (see the module)."""
-    import torch
-
-    if expected.parts is None:
-        return _by_rounding(found, expected.tensor)
-    parts = expected.parts()
-
-    def vectors(part: slice) -> list[Any]:
-        base, size = parts.base[part].double(), found[part].double()
-        columns = [size - base, size, size - expected.tensor[part].double()]
-        columns += [] if parts.delta is None else [parts.delta[part].double()]
-        columns += [] if parts.original is None else [parts.original[part].double() - base]
-        columns += [] if parts.again is None else [size - parts.again[part].double()]
-        return columns
-
-    sums = _products(vectors, len(found))
-    names = ["rest", "found", "wrong"]
-    names += ["c"] if parts.delta is not None else []
-    names += ["g"] if parts.original is not None else []
-    used = [n for n, name in enumerate(names) if name in "cg" and float(sums[n, n]) > 0]
-    left, share = float(sums[0, 0]), {"c": 1.0, "g": 0.0}
-    if used:
-        solved = torch.linalg.lstsq(sums[used][:, used], sums[used][:, :1]).solution[:, 0]
-        share |= {names[n]: float(value) for n, value in zip(used, solved, strict=True)}
-        left -= float(sums[used, 0] @ solved)
-    rounding = _unit(found) ** 2 * float(sums[1, 1])
-    if left <= rounding:
-        return _words(share["c"], share["g"])
-    if parts.again is not None and float(sums[-1, -1]) < 0.5 * float(sums[2, 2]):
-        return (
-            "was quantized again after the merge (as PEFT's merge_and_unload does in a 4-bit model): lies on "
-            "neither base"
-        )
-    return _by_rounding(found, expected.tensor)
-
-
-def _products(vectors: Callable[[slice], list[Any]], rows: int) -> Any:
-    """Return the products of every pair of vectors in float64, summed up over stretches of rows, so that a
-    large tensor is never there in float64 as a whole.
+@dataclass
+class _Looked:
+    """What was found of the tensors so far: names by cause, those that are missing, and of the wrong ones a
+    mark of what is there and of what should be (digests, or samples of quantized weights).
     """
-    import torch
 
-    total: Any = 0
-    for start in range(0, rows, _ROWS):
-        some = torch.stack([each.reshape(-1) for each in vectors(slice(start, start + _ROWS))])
-        total = total + some @ some.T
-    return total
+    causes: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    marks: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    compared: int = 0
 
-
-def _words(times: float, original: float) -> str | None:
-    """Say what the two shares mean; None for once, on the trained base."""
-    said = []
-    if abs(original - 1) < _NEAR:
-        said.append("lies on the original 16-bit base, not on the quantized one that was trained")
-    elif abs(original) >= _NEAR:
-        said.append(f"lies {original:.2f} of the way from the trained base to the original 16-bit one")
-    if abs(times) < _NEAR:
-        said.append("the adapter's change is not in it")
-    elif abs(times - 2) < _NEAR:
-        said.append("delta applied twice (or scaled by 2 times the trained scaling)")
-    elif abs(times - 1) >= _NEAR:
-        said.append(f"scaling is {round(times, 2):g} times the trained one")
-    return "; ".join(said) or None
+    def lines(self) -> list[str]:
+        """One line for each cause."""
+        _name_swaps(self.causes, self.marks)
+        return [f"{_listed(names, self.compared)}: {cause}" for cause, names in self.causes.items()]
 
 
-def _name_swaps(causes: dict[str, list[str]], unknown: dict[str, tuple[str, str]]) -> None:
-    """Where a tensor holds exactly what another should be, that is the cause."""
-    owners = {expected: name for name, (_, expected) in unknown.items()}
-    for name, (found, _) in unknown.items():
-        other = owners.get(found)
+def _look(
+    source: MergedTensors | SameTensors, stored: StoredTensors, gptq: GptqTensors, *, exact: bool
+) -> _Looked:
+    """Compare every tensor that can be: those of the GPTQ layout as what their integers stand for."""
+    seen = _Looked()
+    for name in source.names():
+        there = _stored_as(name, stored.infos)
+        module = name.removesuffix(".weight")
+        packed = next((place for place in _places(module, stored.infos) if gptq.holds(place)), None)
+        if there is not None:
+            _look_at(seen, name, stored.infos[there].shape, source, partial(stored.read, there), None, exact)
+        elif packed is not None:
+            lost = gptq.missing(packed)
+            seen.missing += lost
+            if not lost:
+                read = partial(gptq.weight, packed)
+                _look_at(seen, name, gptq.shape(packed), source, read, gptq.grid, exact)
+        elif not any(
+            f"{place}{end}" in stored.infos for place in _places(module, stored.infos) for end in PACKED
+        ):
+            seen.missing.append(name)
+    return seen
+
+
+def _look_at(
+    seen: _Looked,
+    name: str,
+    shape: tuple[int, ...],
+    source: MergedTensors | SameTensors,
+    read: Callable[[], Any],
+    grid: Grid | None,
+    exact: bool,
+) -> None:
+    if shape != source.shape(name):
+        words = f"has shape {list(shape)}, not {list(source.shape(name))}"
+        seen.causes.setdefault(words, []).append(name)
+        return
+    seen.compared += 1
+    found = read()
+    expected = source.expect(name, found.dtype)
+    rounded = grid is not None
+    cause = explain_rounded(found, expected, grid) if grid else explain(found, expected, exact=exact)
+    if cause is not None:
+        seen.causes.setdefault(cause, []).append(name)
+        mark = _sample if rounded else _digest
+        seen.marks[name] = mark(found), mark(expected.tensor)
+
+
+def _places(name: str, infos: Mapping[str, Any]) -> Iterator[str]:
+    """The names that a tensor or layer may have in the candidate's files: its own, and with or without the
+    model's first name (`model.`, `transformer.`), which checkpoints of the bare model lack.
+    """
+    yield name
+    yield name.partition(".")[2]
+    yield from (f"{first}.{name}" for first in sorted({stored.partition(".")[0] for stored in infos}))
+
+
+def _stored_as(name: str, infos: Mapping[str, Any]) -> str | None:
+    return next((place for place in _places(name, infos) if place in infos), None)
+
+
+def _name_swaps(causes: dict[str, list[str]], marks: dict[str, tuple[Any, Any]]) -> None:
+    """Where a tensor holds what another should be, that is the cause."""
+    for name, (found, _) in marks.items():
+        other = next(
+            (one for one, (_, expected) in marks.items() if one != name and _same(found, expected)), None
+        )
         if other is None:
             continue
         for names in causes.values():
@@ -262,15 +211,29 @@ def _name_swaps(causes: dict[str, list[str]], unknown: dict[str, tuple[str, str]
         del causes[cause]
 
 
+def _same(found: Any, expected: Any) -> bool:
+    """Equal digests, or samples of one weight but for rounding (those of others are at right angles)."""
+    if isinstance(found, str) or isinstance(expected, str):
+        return isinstance(found, str) and isinstance(expected, str) and found == expected
+    if found.shape != expected.shape:
+        return False
+    size = float(found.norm() * expected.norm())
+    return size > 0 and float(found @ expected) > _ALIKE * size
+
+
 def _missing_lines(missing: Iterable[str]) -> list[str]:
-    """Tensors that are not there, by the module that lacks them: a layer counts as one."""
-    layers: dict[str, int] = {}
+    """Tensors that are not there: a layer that lacks several counts as one."""
+    layers: dict[str, list[str]] = {}
     for name in missing:
         parts = name.split(".")
         number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        layer = name if number is None else ".".join(parts[: number + 1])
-        layers[layer] = layers.get(layer, 0) + 1
-    return [f"{layer}: missing in the candidate ({count} tensors)" for layer, count in layers.items()]
+        layers.setdefault(name if number is None else ".".join(parts[: number + 1]), []).append(name)
+    return [
+        f"{names[0]}: missing in the candidate"
+        if len(names) == 1
+        else f"{layer}: missing in the candidate ({len(names)} tensors)"
+        for layer, names in layers.items()
+    ]
 
 
 def _listed(names: list[str], compared: int) -> str:
@@ -280,14 +243,11 @@ def _listed(names: list[str], compared: int) -> str:
     return f"{short} and {len(names) - _SHOWN} more ({len(names)} of {compared} tensors)"
 
 
+def _sample(tensor: Any) -> Any:
+    return tensor.reshape(-1)[:_SAMPLE].double()
+
+
 def _digest(tensor: Any) -> str:
     import torch
 
     return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _unit(tensor: Any) -> float:
-    """Twice the largest relative error of one rounding in the tensor's dtype."""
-    import torch
-
-    return float(torch.finfo(tensor.dtype).eps)

@@ -10,10 +10,10 @@ from lora_eval.records.verification import StoredFloor
 from lora_eval.verify.arithmetic import convert, floor_dtype, quantize_like, read_grid
 from lora_eval.verify.arms import ArmPath
 from lora_eval.verify.checks import check_files
+from lora_eval.verify.packed import PACKED
 from lora_eval.verify.reference import Reference
 
 Expected = Literal["equal", "near"]
-_PACKED = (".qweight", ".weight_packed")  # what GPTQ and AWQ, and compressed-tensors, store a weight as
 
 
 def find_floors(
@@ -44,7 +44,7 @@ def _grid_floor(asked: Reference, candidate: ArmPath) -> StoredFloor | None:
     config = read_config(candidate.path, "config.json").get("quantization_config") or {}
     grid = read_grid(config)
     names = [name for tensors in check_files(candidate.path).values() for name in tensors]
-    layers = {name.removesuffix(end) for name in names for end in _PACKED if name.endswith(end)}
+    layers = {name.removesuffix(end) for name in names for end in PACKED if name.endswith(end)}
     if grid is None or not layers:
         return None
     dtype = candidate.stored_dtype

@@ -18,17 +18,16 @@ from lora_eval.models import load_tokenizer, package_versions
 from lora_eval.protocols import Progress
 from lora_eval.records import Divergence, Verification
 from lora_eval.records.verification import PerplexityRatio, StoredFloor, SuiteCheck
-from lora_eval.reports.numbers import about_text
 from lora_eval.schema import write_record
 from lora_eval.suites.reference import covered
 from lora_eval.verify.arms import ArmPath, arm_vocabulary
 from lora_eval.verify.checks import changed_since_export, check_files, stop_failures, token_failures
-from lora_eval.verify.diagnose import diagnose
+from lora_eval.verify.diagnose import Diagnosis, diagnose
 from lora_eval.verify.divergence import Tally, logits_of
 from lora_eval.verify.floors import Expected, find_floors
 from lora_eval.verify.prompts import read_prompts, sequences_fingerprint
 from lora_eval.verify.reference import Reference, stop_ids
-from lora_eval.verify.suite_items import AnySuite, check_suite, loaded
+from lora_eval.verify.suite_items import AnySuite, check_suite, loaded, suite_failures
 from lora_eval.verify.tolerance import (
     FACTOR,
     FACTOR_REASON,
@@ -142,10 +141,8 @@ class _Comparison:
         """Open the candidate and compare."""
         changed = changed_since_export(self.candidate)
         self.progress("opening the candidate", 0, 1)
-        try:
+        with self._usable("opened", changed):
             other = self.candidate.open(quantize=self.options.quantize)
-        except ModelError as error:
-            raise self._refused(f"the candidate cannot be opened: {error}", changed) from error
         sizes = self.asked.header.vocabulary, arm_vocabulary(other)
         length = max_length(other) - self.options.new_tokens
         failures = (
@@ -161,7 +158,8 @@ class _Comparison:
                 "added or lost, so this is not the model that was measured"
             )
             raise self._refused(lost, failures)
-        tallies = self._tally(other)
+        with self._usable("run", failures):
+            tallies = self._tally(other)
         try:
             measured = {source: tally.divergence() for source, tally in tallies.items()}
         except VerificationFailed as error:
@@ -192,10 +190,28 @@ class _Comparison:
         run = loaded(self.suite, self.candidate.name, self.candidate.variant(), engine, found)
         return check_suite(self.suite, stored, run, self.options.margin)
 
+    @contextmanager
+    def _usable(self, what: str, failures: tuple[str, ...]) -> Iterator[None]:
+        """What libraries say of a damaged model is a failed verification, with the causes. Where the files
+        are what they should be, the error is not the candidate's.
+        """
+        try:
+            yield
+        except ModelError as error:
+            raise self._refused(f"the candidate cannot be {what}: {error}", failures) from error
+        except (IndexError, KeyError, RuntimeError, ValueError) as error:
+            if not self.diagnosis().causes:
+                raise
+            said = f"the candidate cannot be {what} ({type(error).__name__}: {error})"
+            raise self._refused(said, failures) from error
+
     def _refused(self, said: str, failures: tuple[str, ...]) -> VerificationFailed:
+        return VerificationFailed("\n  ".join([said, *failures, *self.diagnosis().causes]))
+
+    def diagnosis(self) -> Diagnosis:
+        """Return what is wrong with the candidate's files."""
         changed = bool(changed_since_export(self.candidate))
-        found = diagnose(self.asked.arm, self.candidate, self.options.quantize, exact=changed)
-        return VerificationFailed("\n  ".join([said, *failures, *found.causes]))
+        return diagnose(self.asked.arm, self.candidate, self.options.quantize, exact=changed)
 
 
 def _tokenizer(arm: ArmPath) -> Any:
@@ -222,7 +238,7 @@ def _record(
         failures += [f"{where}{line}" for line in limits[source].failures(measured)]
     suite = found.suite
     if suite is not None:
-        failures += _suite_failures(suite, expected)
+        failures += suite_failures(suite, expected)
         own = {"measured": found.measured["suite"], "tolerance": limits["suite"].limits,
                "floor": floor.measured["suite"] if floor else None}  # fmt: skip
         suite = suite.model_copy(update={} if main == "suite" else own)
@@ -252,14 +268,14 @@ def _record(
 
 
 def _look_at_tensors(comparison: _Comparison, expected: Expected, failures: list[str]) -> tuple[str, ...]:
-    """Return the causes of a failure. A merge is looked at in any case, since one damaged weight of millions
-    changes no answer: then it fails for that (unless limits were given by hand, which ask for answers alone).
+    """Return the causes of a failure. A merge and a GPTQ model are looked at in any case, since one damaged
+    weight of millions changes no answer, and a model made from the wrong merge lies as near as the right one:
+    then it fails for that (unless limits were given by hand, which ask for answers alone).
     """
-    options, candidate = comparison.options, comparison.candidate
-    if not failures and (expected == "near" or options.tolerance):
+    by_hand, gptq = comparison.options.tolerance, comparison.candidate.is_gptq
+    if not failures and (by_hand or (expected == "near" and not gptq)):
         return ()
-    changed = bool(changed_since_export(candidate))
-    found = diagnose(comparison.asked.arm, candidate, options.quantize, exact=changed)
+    found = comparison.diagnosis()
     if found.tensors and not failures:
         failures.append("weights are not those that the reference's files give, whatever the answers")
     return found.causes if failures else ()
@@ -273,21 +289,3 @@ def _limits(
         assert measured is not None
         return from_floor(measured, words, options.tolerance)
     return near(measured, words, options.tolerance)
-
-
-def _suite_failures(suite: SuiteCheck, expected: Expected) -> list[str]:
-    """Worse fails; a quantized model must also be shown not to be worse than the margin."""
-    if suite.verdict is None:
-        return [f"suite {suite.name}: {suite.reason}"] if suite.items == 0 and expected == "near" else []
-    found = f"{suite.lost} right items became wrong and {suite.gained} wrong ones right, of {suite.items}"
-    if suite.verdict == "worse":
-        return [f"suite {suite.name}: worse than the reference: {found} (p {suite.p_value:.2g})"]
-    if expected == "near" and suite.verdict == "inconclusive":
-        parts = [
-            found if suite.ci_low is None else f"{found}, interval from {suite.ci_low:+.3f}",
-            suite.reason,
-            f"about {about_text(suite.n_needed)} items would decide" if suite.n_needed else None,
-        ]
-        said = "; ".join(part for part in parts if part)
-        return [f"suite {suite.name}: not shown to lose less than {suite.margin:g}: {said}"]
-    return []

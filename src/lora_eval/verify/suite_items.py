@@ -19,6 +19,7 @@ from lora_eval.protocols import (
 )
 from lora_eval.records import EvalSuite, LoadedRun, Run, Variant
 from lora_eval.records.verification import SuiteCheck
+from lora_eval.reports.numbers import about_text
 from lora_eval.stats import judge, paired_binary
 from lora_eval.stats.pairing import index_rows, pair_rows, rows_of_tasks
 from lora_eval.stats.tasks import Unit, list_units
@@ -144,6 +145,26 @@ def check_suite(
         "n_needed": judged.n_needed,
     }
     return untested.model_copy(update=tested)
+
+
+def suite_failures(suite: SuiteCheck, expected: str) -> list[str]:
+    """Return why the suite fails the candidate: it is worse; or, of a quantized model, it is not shown to be
+    no worse than the margin.
+    """
+    if suite.verdict is None:
+        return [f"suite {suite.name}: {suite.reason}"] if suite.items == 0 and expected == "near" else []
+    found = f"{suite.lost} right items became wrong and {suite.gained} wrong ones right, of {suite.items}"
+    if suite.verdict == "worse":
+        return [f"suite {suite.name}: worse than the reference: {found} (p {suite.p_value:.2g})"]
+    if expected == "near" and suite.verdict == "inconclusive":
+        parts = [
+            found if suite.ci_low is None else f"{found}, interval from {suite.ci_low:+.3f}",
+            suite.reason,
+            f"about {about_text(suite.n_needed)} items would decide" if suite.n_needed else None,
+        ]
+        said = "; ".join(part for part in parts if part)
+        return [f"suite {suite.name}: not shown to lose less than {suite.margin:g}: {said}"]
+    return []
 
 
 def _values(
