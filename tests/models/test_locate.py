@@ -43,6 +43,16 @@ def test_a_whole_model_is_found(tiny_llama: Path) -> None:
     assert resolve_model(str(tiny_llama)) == tiny_llama.resolve()
 
 
+def test_a_model_in_a_package_has_the_name_that_recipes_give_it() -> None:
+    import lora_eval
+
+    packaged = Path(lora_eval.__file__).parent / "pocket" / "model"
+    assert resolve_model("lora_eval:pocket/model") == packaged
+    for name in ("lora_eval:pocket/nothing", "no_such_package:model"):
+        with pytest.raises(ModelError, match=f"{name}: no such folder: .*(no such file|not installed)"):
+            resolve_model(name)
+
+
 def test_missing_folder_and_uncached_repository(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         resolve_model(str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Find the folder that an arm names: a local folder, or a Hub repository in the local cache."""
+"""Find the folder that an arm names: a local one, one in a package, or a Hub repository's in the cache."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import ModelError, RecordError
+from lora_eval.errors import InputError, ModelError, RecordError
+from lora_eval.resources import resolve_path
 from lora_eval.schema import load_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_IN_PACKAGE = re.compile(r"[A-Za-z_][\w.]*:[^:]+")
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # What other frameworks ask for and a Hub repository holds a second time.
 _NOT_NEEDED = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.pth", "original/*", "onnx/*", "*.tflite"]
@@ -41,7 +43,8 @@ def parse_arm(text: str) -> tuple[str | None, str, str | None]:
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
-    """Return the folder of a whole model: a path, or the snapshot of a Hub repository.
+    """Return the folder of a whole model: a path, one in a package (`lora_eval:pocket/model`), or the
+    snapshot of a Hub repository.
 
     Raises:
         ModelError: there is no such folder or repository, or config.json or weights are missing in it.
@@ -149,9 +152,19 @@ def _find(name: str, revision: str | None) -> Path:
         return path.resolve()
     if path.exists():
         raise ModelError(f"{name}: is a file; expected a model folder or a Hub repository")
+    if _IN_PACKAGE.fullmatch(name) and revision is None:
+        return _packaged(name)
     if name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such folder")
     return _snapshot(name, revision)
+
+
+def _packaged(name: str) -> Path:
+    """Return a folder in a package, as recipes name it: `lora_eval:pocket/model`."""
+    try:
+        return resolve_path(name, Path.cwd())
+    except InputError as error:
+        raise ModelError(f"{name}: no such folder: {error}") from error
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
