@@ -13,10 +13,8 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.exporters.audit import Sums, piece_sums
 from lora_eval.exporters.lora import Adapter, Edit, Lora
-from lora_eval.exporters.pieces import scratch
+from lora_eval.exporters.pieces import row_ranges, scratch
 from lora_eval.exporters.round_trip import Quantized
-
-_NORM_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +129,13 @@ class Change:
         lora = _needed(self._lora)
         layer, (tokens, hidden) = DoraEmbeddingLayer(fan_in_fan_out=True), start.stored.shape
         weight, _ = start.rows(0, tokens)
-        width = max(_NORM_ELEMENTS // tokens, 1)
         return torch.cat([
             layer.get_weight_norm(
-                weight[:, first : first + width].float(),
-                torch.mm(self._b[first : first + width], self._a).mul_(lora.scaling),
+                weight[:, first:end].float(),
+                torch.mm(self._b[first:end], self._a).mul_(lora.scaling),
                 scaling=1,
             )
-            for first in range(0, hidden, width)
+            for first, end in row_ranges(hidden, tokens)
         ])  # fmt: skip
 
 
