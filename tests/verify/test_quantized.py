@@ -86,3 +86,39 @@ def test_without_a_known_grid_only_the_answers_count(qlora, quantized, prompts, 
     assert floor is None
     assert list(others) == ["the same arm, one sequence at a time"]
     assert set(near(None, "", {}).limits) == {"answer_kl", "flips"}
+
+
+def test_the_floor_is_that_of_the_layers_which_are_quantized(qlora, prompts, tmp_path):
+    """Two candidates on one grid, of which one leaves the MLPs as they are, have floors of their own."""
+    from lora_eval.records.verification import StoredFloor
+    from lora_eval.verify.floors import find_floors
+
+    folders = {}
+    for name, kept in (("all", ("self_attn", "mlp")), ("attention", ("self_attn",))):
+        folder = shutil.copytree(qlora / "trained", tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
+        (folder / "config.json").write_text(json.dumps(config))
+        rename(folder, lambda module, kept=kept: any(part in module for part in kept))
+        folders[name] = folder
+
+    class Asked:
+        header, arm = None, None
+
+        def floor(self, name, words, change, *, alone=False):
+            return StoredFloor(words=name, measured={})
+
+    names = {
+        find_floors(Asked(), ArmPath("x", "gptq", folder), "near")[0].words for folder in folders.values()
+    }
+    assert len(names) == 2
+
+
+def rename(folder, quantized):
+    """Store the weights of those layers under the name that GPTQ gives to its integers."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if "_proj" in name and quantized(name)]:
+        tensors[name.replace(".weight", ".qweight")] = tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

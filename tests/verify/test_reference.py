@@ -92,12 +92,30 @@ def test_another_reference_is_another_entry(qlora, adapter, prompts, tmp_path, o
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
-def test_damaged_logits_are_named(qlora, adapter, prompts, tmp_path):
+def _flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[:1000], "were changed or cut short"),
+        (lambda content: b"something else", "were changed or cut short"),
+        (_flipped, "were changed or cut short"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=["cut", "another", "one bit", "gone"],
+)
+def test_damaged_logits_are_named(qlora, adapter, prompts, tmp_path, damage, said):
     options = Options(samples=8, store=tmp_path / "store")
     verify(adapter, shipped(qlora / "trained"), prompts, options=options)
     [file] = (tmp_path / "store").glob("*/00000.pt")
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(RecordError, match=r"00000\.pt: stored logits cannot be read .*; delete the folder"):
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RecordError, match=rf"00000\.pt: stored logits {said}.*; delete the folder"):
         verify(adapter, shipped(qlora / "trained"), prompts, options=options)
 
 

@@ -114,7 +114,7 @@ class StoredReference(Record):
 
     `key` is what decides the logits; `vocabulary` counts the next tokens told apart, of which `kept` were
     stored for each place, with `tail_samples` drawn from the rest (0: all are stored). `prompts` are the
-    prompts' token ids, and `stop_ids` are where generation ends.
+    prompts' token ids, and `stop_ids` are where generation ends. `digests` are the SHA-256 of the files.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -125,7 +125,7 @@ class StoredReference(Record):
     tail_samples: int
     stop_ids: tuple[int, ...]
     prompts: tuple[tuple[int, ...], ...]
-    chunks: int
+    digests: tuple[str, ...]
     sequences: int
     has_suite: bool = False
 

@@ -27,6 +27,11 @@ from lora_eval.records import Variant, VariantKind
 from lora_eval.schema import suggest
 
 _KINDS = tuple(kind for kind in get_args(VariantKind) if kind not in ("served", "gguf"))
+_SERVER = "a server tells the probabilities of a few tokens only, not the distributions that are compared"
+_WITHOUT_LOGITS = {
+    **dict.fromkeys(("served", "http", "https"), _SERVER),
+    "gguf": "llama.cpp's files cannot be opened here",
+}
 _ADAPTER = "adapter_config.json"
 
 
@@ -140,6 +145,11 @@ def parse_arm_path(text: str, base: Path | None, *, option: str) -> ArmPath:
     name, place, revision = parse_arm(text)
     kind, colon, rest = place.partition(":")
     if colon and not Path(place).expanduser().exists():
+        if kind in _WITHOUT_LOGITS:
+            raise InputError(
+                f"{option} {text}: {_WITHOUT_LOGITS[kind]}; verify the folder that it was made from or serves, "
+                "then ask the server itself with `lora-eval smoke`"
+            )
         if kind not in _KINDS:
             raise InputError(
                 f"{option} {text}: unknown kind '{kind}'{suggest(kind, _KINDS)}; known: {', '.join(_KINDS)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lora_eval.fingerprint import fingerprint_data
 from lora_eval.models import Resident
 from lora_eval.models.locate import read_config
 from lora_eval.records.verification import StoredFloor
@@ -48,8 +49,9 @@ def _grid_floor(asked: Reference, candidate: ArmPath) -> StoredFloor | None:
     if grid is None or not layers:
         return None
     dtype = candidate.stored_dtype
+    which = fingerprint_data(sorted(layers)).removeprefix("sha256:")[:12]
     return asked.floor(
-        f"{grid.name}-{dtype}",
+        f"{grid.name}-{dtype}-{which}",
         f"the reference's own weights rounded to the nearest value ({grid.words})",
         lambda resident: quantize_like(resident, asked.arm.name, grid, layers, dtype),
     )

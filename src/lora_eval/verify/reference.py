@@ -8,6 +8,7 @@ written last, and the folder takes its place as a whole.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import secrets
@@ -91,13 +92,15 @@ class Reference:
         """
         import torch
 
-        for number in range(self.header.chunks):
+        for number in range(len(self.header.digests)):
             path = self.folder / f"{number:05}.pt"
             try:
-                stored = torch.load(path, weights_only=True)
-            except (OSError, RuntimeError, ValueError, EOFError) as error:
-                fault = f"stored logits cannot be read ({error}); delete the folder, they are computed again"
-                raise RecordError(str(path), [fault]) from error
+                content = path.read_bytes()
+            except OSError as error:
+                raise _damaged(path, f"cannot be read: {error.strerror or error}") from error
+            if hashlib.sha256(content).hexdigest() != self.header.digests[number]:
+                raise _damaged(path, "were changed or cut short since")
+            stored = torch.load(io.BytesIO(content), weights_only=True)
             yield [(Asked(**asked), Kept(**tensors)) for asked, tensors in stored]
 
     def floor(self, name: str, words: str, change: Change, *, alone: bool = False) -> StoredFloor:
@@ -160,7 +163,7 @@ class Reference:
             "suite": None if suite is None else [suite.fingerprint, suite.limit],
             "samples": self._settings["samples"],
             "new_tokens": self._settings["new_tokens"],
-            "kept": [kept.TOP, kept.TAIL, kept.WHOLE],
+            "kept": [kept.TOP, kept.TAIL, kept.WHOLE, "sha256"],
             "packages": {name: versions.get(name) for name in _PACKAGES},
         }
 
@@ -188,8 +191,9 @@ class Reference:
         prompts, asked = self._prompts(resident, engine)
         if self._suite is not None:
             asked += self._suite_items(engine, folder)
-        vocabulary, done, chunks = arm_vocabulary(resident), 0, 0
-        for chunks, batch in enumerate(batches(asked), start=1):
+        vocabulary, done = arm_vocabulary(resident), 0
+        digests: list[str] = []
+        for batch in batches(asked):
             stored = []
             for item, logits in zip(batch, logits_of(resident, self.arm.name, batch), strict=True):
                 _check_finite(logits, self.arm)
@@ -197,7 +201,8 @@ class Reference:
                 stored.append((asdict(item), kept.keep(logits, ids).tensors()))
             buffer = io.BytesIO()
             torch.save(stored, buffer)  # into a file it would say of a full disk only that something failed
-            write_bytes(folder / f"{chunks - 1:05}.pt", buffer.getvalue())
+            write_bytes(folder / f"{len(digests):05}.pt", buffer.getvalue())
+            digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
             done += len(batch)
             self._progress("reference", done, len(asked))
         whole = vocabulary <= max(kept.WHOLE, kept.TOP + kept.TAIL)
@@ -209,7 +214,7 @@ class Reference:
             tail_samples=0 if whole else kept.TAIL,
             stop_ids=tuple(stop_ids(resident)),
             prompts=tuple(prompts),
-            chunks=chunks,
+            digests=tuple(digests),
             sequences=len(asked),
             has_suite=self._suite is not None,
         )
@@ -236,6 +241,12 @@ class Reference:
         run = loaded(self._suite, self.arm.name, self.variant, engine, found)
         write_run(folder / _SUITE, run.run, run.rows)
         return recorder.asked(self._settings["samples"], self._settings["new_tokens"])
+
+
+def _damaged(path: Path, what: str) -> RecordError:
+    return RecordError(
+        str(path), [f"stored logits {what}; delete the folder {path.parent}, they are computed again"]
+    )
 
 
 def _check_finite(logits: Any, arm: ArmPath) -> None:
