@@ -163,7 +163,9 @@ def test_arms_are_found_and_named(qlora, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         parse_arm_path(f"merged:{tmp_path / 'nowhere'}", None, option="--candidate")
     for served in ("served:http://localhost:8000/v1", "mine=http://localhost:8000/v1"):
-        with pytest.raises(InputError, match="a server tells the probabilities of a few .*`lora-eval smoke`"):
+        with pytest.raises(
+            InputError, match=r"a server tells the probabilities of a few .*`lora-eval smoke`"
+        ):
             parse_arm_path(served, None, option="--candidate")
     with pytest.raises(InputError, match=r"gguf:.*: llama\.cpp's files cannot be opened here"):
         parse_arm_path(f"gguf:{qlora / 'trained'}", None, option="--candidate")

@@ -147,7 +147,7 @@ def parse_arm_path(text: str, base: Path | None, *, option: str) -> ArmPath:
     if colon and not Path(place).expanduser().exists():
         if kind in _WITHOUT_LOGITS:
             raise InputError(
-                f"{option} {text}: {_WITHOUT_LOGITS[kind]}; verify the folder that it was made from or serves, "
+                f"{option} {text}: {_WITHOUT_LOGITS[kind]}; verify the model's own folder, "
                 "then ask the server itself with `lora-eval smoke`"
             )
         if kind not in _KINDS:
