@@ -8,6 +8,7 @@ import pytest
 
 from lora_eval.errors import ModelError
 from lora_eval.export import export
+from tests.conftest import save_tiny_tokenizer
 from tests.exporters.test_merge_variants import BOTH, as_trained, attach, bases, load, logits, save_adapter
 
 __all__ = ["bases"]
@@ -34,16 +35,26 @@ def merge(bases, tmp_path, name="tied", **options):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "alpha", "tied"), [(1, 1, 8, True), (2, 1, 8, False), (1, 2, 8, False), (1, 1, 3, False)]
+    ("a", "b", "alpha", "dora", "tied"),
+    [
+        (1, 1, 8, False, True),
+        (2, 1, 8, False, False),
+        (1, 2, 8, False, False),
+        (1, 1, 3, False, False),
+        (1, 1, 8, True, False),
+    ],
 )
-def test_one_change_on_both_layers_of_a_weight_keeps_them_tied(bases, tmp_path, a, b, alpha, tied):
-    """The head has the embedding's matrices, times `a` and `b`, and an alpha of its own."""
+def test_one_change_on_both_layers_of_a_weight_keeps_them_tied(bases, tmp_path, a, b, alpha, dora, tied):
+    """The head has the embedding's matrices, times `a` and `b`, and an alpha of its own; with DoRA one has
+    lengths of rows, the other of columns.
+    """
 
     def change(tensors):
         tensors[f"{PREFIX}lm_head.lora_A.weight"] = a * tensors[f"{EMBEDDING}B"].T
         tensors[f"{PREFIX}lm_head.lora_B.weight"] = b * tensors[f"{EMBEDDING}A"].T
 
-    save_adapter(as_trained(bases, "tied", "bf16"), tmp_path / "adapter", target_modules=BOTH)
+    options = {"target_modules": BOTH, "use_dora": dora}
+    save_adapter(as_trained(bases, "tied", "bf16"), tmp_path / "adapter", **options)
     edited(tmp_path / "adapter", change, alpha_pattern={"lm_head": alpha})
     merged = merge(bases, tmp_path)
     assert merged.config.tie_word_embeddings == tied
@@ -101,9 +112,7 @@ def test_a_quantized_layer_saved_whole_beside_its_lora(bases, tmp_path):
 
     save_adapter(as_trained(bases, "untied", "nf4"), tmp_path / "adapter", target_modules=["down_proj"])
     edited(tmp_path / "adapter", change)
-    with pytest.raises(
-        ModelError, match="down_proj is quantized in the base and saved whole"
-    ):
+    with pytest.raises(ModelError, match="down_proj is quantized in the base and saved whole"):
         merge(bases, tmp_path, "untied", onto="trained", quantize="nf4")
 
 
@@ -112,3 +121,26 @@ def test_a_bias_in_b_needs_a_bias_to_add_it_to(bases, tmp_path):
     save_adapter(as_trained(bases, "untied", "bf16"), tmp_path / "adapter", **options)
     with pytest.raises(ModelError, match="q_proj: lora_B has a bias, the base's layer none to add it to"):
         merge(bases, tmp_path, "untied")
+
+
+def test_the_bias_of_a_head_grows_with_the_vocabulary(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
+
+    config = PhiConfig(vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
+                       num_attention_heads=2, bos_token_id=256, eos_token_id=257)  # fmt: skip
+    PhiForCausalLM(config).save_pretrained(tmp_path / "base")
+    save_tiny_tokenizer(tmp_path / "base")
+
+    def resized():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+            model.resize_token_embeddings(330, mean_resizing=False)
+        return model
+
+    save_adapter(resized(), tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=BOTH)
+    export("merge", base=tmp_path / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
+    merged, live = load(tmp_path / "out"), attach(resized(), tmp_path / "adapter")
+    assert merged.lm_head.bias.shape == (330,)
+    assert (logits(merged) - logits(live)).abs().max() < 1e-4
