@@ -54,8 +54,8 @@ def test_a_tensor_that_the_index_names_and_no_file_holds(sharded):
 def test_every_tensor_of_the_model_must_be_there(tiny_llama, tmp_path, quantization):
     """transformers would draw it at random, and the merge would lack it."""
     base = shutil.copytree(tiny_llama, tmp_path / "base")
-    without(base / "model.safetensors", "model.norm.weight", "model.layers.1.input_layernorm.weight")
-    said = r"no file holds model.layers.1.input_layernorm.weight, model.norm.weight, which"
+    without(base / "model.safetensors", "model.norm.weight", "model.layers.1.mlp.up_proj.weight")
+    said = r"no file holds model.layers.1.mlp.up_proj.weight, model.norm.weight, which"
     with pytest.raises(ModelError, match=said):
         open_base(base, quantization)
 

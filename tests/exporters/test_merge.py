@@ -349,7 +349,7 @@ def test_what_nobody_says_about_the_quantization_is_told(qlora, tmp_path, option
     export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out", options=options)
     audit = read_record(tmp_path / "out" / "audit.json", MergeAudit)
     assert audit.onto == ("trained" if options.get("quantize") == "nf4" else "original")
-    assert any("no lineage.json says" in note for note in audit.notes) == (not options)
+    assert any("no lineage.json beside the adapter says" in note for note in audit.notes) == (not options)
     assert not read_record(qlora / "trained" / "audit.json", MergeAudit).notes
 
 

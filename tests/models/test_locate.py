@@ -97,3 +97,14 @@ def test_an_adapter_without_weights_or_configuration(
 def test_a_revision_belongs_to_a_repository(tiny_llama: Path) -> None:
     with pytest.raises(ModelError, match="has no revision"):
         resolve_model(str(tiny_llama), "main")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": ["a"]}])
+def test_an_index_that_names_nothing_is_named(
+    tiny_llama: Path, tmp_path: Path, index: dict[str, object]
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json: has no weight_map"):
+        resolve_model(str(folder))

@@ -115,13 +115,13 @@ def check_audit(audit: MergeAudit) -> MergeAudit:
     if wrong:
         listed = ", ".join(f"{tensor.module} ({tensor.applied} times)" for tensor in wrong[:5])
         raise CheckFailed(f"the adapter's change must be applied exactly once to each layer: {listed}")
-    if not any(tensor.changed for tensor in audit.tensors):
-        largest = max((tensor.relative_change for tensor in audit.tensors), default=0.0)
+    largest = max((tensor.relative_change for tensor in audit.tensors), default=0.0)
+    if largest <= _SEEN or not any(tensor.changed for tensor in audit.tensors):
         raise CheckFailed(
             "the merge changes nothing: "
             + ("every B @ A of the adapter is zero, so it was never trained" if not largest else
                f"every change is lost in rounding to {audit.dtype}; use --dtype float32"
-               if largest > _SEEN and audit.dtype != "float32" else
+               if largest > _SEEN else
                f"the largest change is {largest:.1g} of its weight's norm, which float32 cannot hold, so it "
                "was hardly trained")
         )  # fmt: skip

@@ -104,8 +104,8 @@ def open_base(folder: Path, quantization: dict[str, Any] | None) -> BaseFiles:
     layers = {path: Layer(path, kind, shape, path in quantized) for path, (kind, shape) in shapes.items()}
     names = _file_names(model.base_model_prefix, list(paths), stored)
     parameters = {path: name for path, name in names.items() if name in stored}
-    _check_layout(folder, layers, parameters, stored)
     _check_complete(folder, needed, parameters)
+    _check_layout(folder, layers, parameters, stored)
     return BaseFiles(folder, config, shards, layers, parameters, names, tied, vocabulary, wide)
 
 

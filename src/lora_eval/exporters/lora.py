@@ -108,7 +108,7 @@ class Adapter:
         tokens = parts.pop(_TOKENS, None)
         whole = parts.pop("weight", None)
         for part in list(parts):
-            if "." not in part and "lora" not in part:
+            if "lora" not in part:
                 self.parameters[f"{module}.{part}"] = parts.pop(part)
         if parts:
             raise ModelError(
@@ -130,10 +130,11 @@ class Adapter:
             raise ModelError(f"{self.path}: {module} has only one of lora_A and lora_B")
         rank = int(by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
         alpha = float(by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"]))
-        stored = self.infos[a].shape[0]
-        if stored != rank or self.infos[b].shape[1] != rank:
+        stored = {self.infos[a].shape[0], self.infos[b].shape[1]}
+        if stored != {rank}:
             raise ModelError(
-                f"{self.folder}: the configuration gives {module} rank {rank}, its weights have {stored}"
+                f"{self.folder}: the configuration gives {module} rank {rank}, its weights have "
+                f"{' and '.join(map(str, sorted(stored)))}; copy both files of one save"
             )
         scaling = alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
         magnitude = parts.pop("lora_magnitude_vector", None) or parts.pop(

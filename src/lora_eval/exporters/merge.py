@@ -267,7 +267,7 @@ def _unknown_notes(request: ExportRequest, lineage: Lineage) -> tuple[str, ...]:
     if lineage.quantization or lineage.base_dtype or request.options.keys() & {"onto", "quantize"}:
         return ()
     return (
-        f"{request.adapter}: no lineage.json says how the base was quantized in training; merged into the "
+        "no lineage.json beside the adapter says how the base was quantized in training; merged into the "
         "base as it is stored. For a QLoRA adapter that is another model than the trained one: give "
         "--quantize nf4 (or --onto original, if it was trained so)",
     )

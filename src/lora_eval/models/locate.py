@@ -95,7 +95,10 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / kind).is_file():
             return [folder / kind]
         if index.is_file():
-            shards = sorted(set(read_config(folder, index.name).get("weight_map", {}).values()))
+            named = read_config(folder, index.name).get("weight_map")
+            if not isinstance(named, dict) or not named:
+                raise ModelError(f"{index}: has no weight_map, which says what lies where; copy it again")
+            shards = sorted(set(named.values()))
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ModelError(
