@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -122,6 +123,27 @@ def test_the_command_ends_with_it(run_cli, qlora, tmp_path):
     done = run_cli("export", "base", *arms, "--dequantized", "--out", tmp_path / "base")
     assert done.status == 0, done.stderr
     assert verified(tmp_path / "base") == "passed"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--verify-suite", "pockett", "did you mean|Did you mean 'pocket'"),
+        ("--verify-prompts", "empty.jsonl", "empty.jsonl: holds no row"),
+        ("--verify-prompts", ".", "--verify-prompts .*: the folder holds no run"),
+    ],
+)
+def test_what_to_verify_with_is_looked_at_before_the_export(run_cli, qlora, tmp_path, option, value, said):
+    """A wrong name must not end well, with an export that nobody verified."""
+    (tmp_path / "empty.jsonl").write_text("")
+    given = value if option == "--verify-suite" else tmp_path / value
+    arms = ("--base", qlora / "base", "--adapter", qlora / "adapter", "--out", tmp_path / "out")
+    done = run_cli("export", "merge", *arms, option, given)
+    assert done.status == 2
+    assert re.search(said, done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run_cli("export", "merge", *arms, option, given, "--no-verify")
+    assert done.status == 0, done.stderr
 
 
 def test_a_plugins_export_is_verified_too(run_cli, plugin_example, tiny_llama, tmp_path):

@@ -110,7 +110,8 @@ def test_what_cannot_work_is_refused_from_the_files(tiny_llama, tiny_adapter, ch
     out = tmp_path / "out"
     with pytest.raises(InputError, match="merge the adapter first"):
         export("awq", base=tiny_llama, adapter=tiny_adapter, out=out)
-    for group_size, message in ((-1, "one scale for a whole row is not offered"), (48, "expected one of 32")):
+    whole = "one scale for a whole row is not offered: AWQ takes the sizes that GPTQ takes"
+    for group_size, message in ((-1, whole), (48, "expected one of 32")):
         options = {"calibration": chats, "group_size": group_size}
         with pytest.raises(InputError, match=f"--group-size {group_size}: .*{message}"):
             export("awq", base=tiny_llama, adapter=None, out=out, options=options)

@@ -53,6 +53,20 @@ def test_the_seed_decides_which_rows(tiny_llama, chats):
     assert max(map(len, rows(tiny_llama, chats, max_length=7))) == 7
 
 
+def test_rows_end_where_the_model_does(tiny_llama, chats, tmp_path):
+    """Positions that the model does not have are no calibration (and an IndexError with learned ones)."""
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
+    assert max(map(len, rows(model, chats, max_length=2048))) == 20
+    assert max(map(len, rows(model, chats, max_length=7))) == 7
+
+
+def test_rows_without_tokens_are_told(tiny_llama, tmp_path):
+    with pytest.raises(DataError, match="none of the 2 calibration rows becomes a token"):
+        calibration_ids(tiny_llama, ["", ""], 100)
+
+
 def test_texts_are_taken_as_they_are(tiny_llama, tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text(json.dumps({"text": "one\u2028line"}) + "\n")

@@ -14,10 +14,10 @@ from lora_eval.errors import InputError, MissingExtraError, ModelError
 from lora_eval.export import export
 from lora_eval.exporters.base_files import linear_inputs
 from lora_eval.exporters.gptq import require_gptqmodel
-from lora_eval.exporters.quantize import check_group_size, choose_group_size
+from lora_eval.exporters.quantize import Calibration, check_group_size, choose_group_size, few_tokens
 from lora_eval.models import read_lineage
 from lora_eval.verify import ArmPath, verify
-from tests.conftest import save_tiny_llama
+from tests.conftest import save_tiny_llama, save_tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,41 @@ def test_other_settings(qlora, chats, tmp_path, options, most, said):
     gc.collect()
 
 
+def test_short_rows_count_and_too_few_are_told(qlora, tmp_path):
+    """gptqmodel leaves out rows of up to ten tokens by default, and divides by zero where no row is left."""
+    (tmp_path / "short.jsonl").write_text('{"text": "Hi"}\n' * 3)
+    options = {"calibration": tmp_path / "short.jsonl"}
+    lineage = export("gptq", base=qlora / "trained", adapter=None, out=tmp_path / "out", options=options)
+    arguments = lineage.steps[-1].arguments
+    assert (arguments["calibration_rows"], arguments["calibration_tokens"]) == (3, 6)
+    assert arguments["notes"] == [
+        "only 6 tokens calibrate layers of up to 128 input columns: give more rows (--calibration, --samples)"
+    ]
+    enough = Calibration([], [[1] * 64, [1] * 64], {})
+    assert few_tokens(enough, {"a": 64, "b": 128}) == []
+    assert few_tokens(enough, {"a": 64, "b": 129}) != []
+
+
+def test_a_model_that_does_not_open_quantized_is_refused(chats, tmp_path):
+    """GPT-2: gptqmodel writes it, transformers 5.23 cannot open it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    save_tiny_tokenizer(tmp_path / "gpt2")
+    config = GPT2Config(vocab_size=320, n_embd=64, n_layer=1, n_head=2, bos_token_id=257, eos_token_id=257)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    options = {"calibration": chats, "samples": 4}
+    with pytest.raises(ModelError, match="RuntimeError: transformers cannot open the quantized model"):
+        export("gptq", base=tmp_path / "gpt2", adapter=None, out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_one_seed_gives_the_same_bytes(qlora, quantized, chats, tmp_path):
+    options = {"calibration": chats, "samples": 32}
+    lineage = export("gptq", base=qlora / "trained", adapter=None, out=tmp_path / "gptq", options=options)
+    assert lineage.variants[-1].fingerprint == quantized[1].variants[-1].fingerprint
+
+
 def test_a_quantized_model_is_not_quantized_again(quantized, chats, tmp_path):
     with pytest.raises(ModelError, match="already quantized"):
         export("gptq", base=quantized[0], adapter=None, out=tmp_path / "out", options={"calibration": chats})
@@ -120,9 +155,9 @@ def test_the_sizes_that_would_fit_are_named(tiny_llama):
     with pytest.raises(ModelError, match=r"group size 128 does not divide .*fit every layer: 64, 32"):
         choose_group_size(tiny_llama, inputs, 128)
     with pytest.raises(InputError, match="--group-size 48: expected one of 32, 64, 128"):
-        check_group_size(48)
+        check_group_size(48, "gptq")
     with pytest.raises(InputError, match=r"--group-size -1: .*gptqmodel refuses it"):
-        check_group_size(-1)
+        check_group_size(-1, "gptq")
 
 
 def test_without_gptqmodel_the_pip_command_is_named(monkeypatch):

@@ -53,8 +53,24 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any
 
 
 def chosen_options() -> dict[str, Any]:
-    """Return the values of `verify_options` that the running command was given, by name."""
-    return dict(click.get_current_context().meta.get(_KEY, {}))
+    """Return the values of `verify_options` that the running command was given, by name.
+
+    Raises:
+        InputError: the prompts or suites that were named cannot be read or found. It is told before the
+            export begins, which would else end well and unverified.
+    """
+    chosen = dict(click.get_current_context().meta.get(_KEY, {}))
+    if chosen.get("no_verify"):
+        return chosen
+    if chosen.get("verify_prompts"):
+        from lora_eval.verify.prompts import read_prompts
+
+        read_prompts(chosen["verify_prompts"], SAMPLES, "--verify-prompts")
+    if chosen.get("verify_suite"):
+        from lora_eval.evaluate import open_suite
+
+        open_suite(chosen["verify_suite"])
+    return chosen
 
 
 def check_export(

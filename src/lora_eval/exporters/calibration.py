@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import InputError
+from lora_eval.errors import DataError, InputError
 from lora_eval.exporters.rows import Row, read_rows, row_ids
 from lora_eval.fingerprint import fingerprint_data, sha256_file
 from lora_eval.models import load_tokenizer, read_lineage
+from lora_eval.models.locate import read_config
 from lora_eval.records import Recipe
 from lora_eval.resources import resolve_path
 from lora_eval.schema import read_record
 
 RECIPE = "recipe.resolved.yaml"
+_POSITIONS = ("max_position_embeddings", "n_positions")
 
 
 def calibration_files(model: Path, given: Path | None) -> list[Path]:
@@ -61,13 +63,22 @@ def choose_rows(files: list[Path], samples: int, seed: int) -> list[Row]:
 
 
 def calibration_ids(model: Path, rows: Sequence[Row], max_length: int) -> list[list[int]]:
-    """Return the rows as token ids, each cut to `max_length`; empty ones are left out.
+    """Return the rows as token ids, each cut to `max_length` and to what the model reads; empty ones are left
+    out.
 
     Raises:
         TemplateError: the rows are conversations and the model's tokenizer has no chat template.
+        DataError: no row becomes a token.
     """
     tokenizer = load_tokenizer(model)
-    return [ids[:max_length] for row in rows if (ids := row_ids(tokenizer, row))]
+    config = read_config(model, "config.json")
+    length = min([max_length, *(int(config[key]) for key in _POSITIONS if config.get(key))])
+    found = [ids[:length] for row in rows if (ids := row_ids(tokenizer, row))]
+    if not found:
+        raise DataError(
+            f"none of the {len(rows)} calibration rows becomes a token with the tokenizer of {model}"
+        )
+    return found
 
 
 def row_messages(row: Row) -> list[str]:

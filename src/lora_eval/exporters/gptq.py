@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import MissingExtraError
-from lora_eval.exporters.quantize import OPTIONS, calibrate, check_settings, finish
+from lora_eval.exporters.base_files import linear_inputs
+from lora_eval.exporters.quantize import OPTIONS, calibrate, check_settings, few_tokens, finish
 from lora_eval.exporters.workers import run_worker, scratch_folder, worker_environment
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage
@@ -51,8 +52,8 @@ class GptqExporter:
             )
         _normalise(request.out)
         arguments = settings | {"modules_quantized": int(answer["modules"])} | calibration.arguments()
-        arguments |= {"notes": servability(settings)}
-        return finish(request, "gptq", arguments, started)
+        notes = servability(settings) + few_tokens(calibration, linear_inputs(request.base))
+        return finish(request, "gptq", arguments | {"notes": notes}, started)
 
 
 def require_gptqmodel() -> None:

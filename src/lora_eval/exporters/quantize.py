@@ -32,6 +32,10 @@ BITS = (4, 8)
 OPTIONS = (
     "bits", "group_size", "sym", "calibration", "held_out", "samples", "max_length", "seed", "verbose",
 )  # fmt: skip
+_WHOLE_ROWS = {
+    "gptq": "gptqmodel refuses it (its order of columns, act_group_aware, needs groups)",
+    "awq": "AWQ takes the sizes that GPTQ takes, so that one model in both forms can be compared",
+}
 _SHOWN = 5
 
 
@@ -76,7 +80,7 @@ def check_settings(request: ExportRequest, method: str) -> dict[str, Any]:
     if bits not in BITS:
         raise InputError(f"--bits {bits}: expected 4 or 8, what gptqmodel, llm-compressor and vLLM all take")
     asked = options.get("group_size")
-    check_group_size(None if asked is None else int(asked))
+    check_group_size(None if asked is None else int(asked), method)
     return {
         "bits": bits,
         "group_size": choose_group_size(
@@ -89,13 +93,13 @@ def check_settings(request: ExportRequest, method: str) -> dict[str, Any]:
     }
 
 
-def check_group_size(asked: int | None) -> None:
+def check_group_size(asked: int | None, method: str) -> None:
     """Raise InputError for a size that is not offered for any model."""
     sizes = ", ".join(map(str, sorted(GROUP_SIZES)))
     if asked == -1:
         raise InputError(
-            "--group-size -1: one scale for a whole row is not offered: gptqmodel refuses it (its order of "
-            f"columns, act_group_aware, needs groups); expected one of {sizes}"
+            f"--group-size -1: one scale for a whole row is not offered: {_WHOLE_ROWS[method]}; expected one "
+            f"of {sizes}"
         )
     if asked is not None and asked not in GROUP_SIZES:
         raise InputError(f"--group-size {asked}: expected one of {sizes}")
@@ -126,6 +130,20 @@ def choose_group_size(model: Path, inputs: dict[str, int], asked: int | None) ->
         f"{model}: group size {tried} does not divide the input size of {len(wrong)} layers: "
         f"{listed}{more}; {advice}"
     )
+
+
+def few_tokens(calibration: Calibration, inputs: Mapping[str, int]) -> list[str]:
+    """Return a note where fewer tokens calibrate than the widest layer has input columns: the matrix X X^T
+    that GPTQ inverts (arXiv 2210.17323, equation 3) has then no full rank, and only damping tells columns
+    apart.
+    """
+    tokens, widest = sum(map(len, calibration.rows)), max(inputs.values(), default=0)
+    if tokens >= widest:
+        return []
+    return [
+        f"only {tokens} tokens calibrate layers of up to {widest} input columns: give more rows "
+        "(--calibration, --samples)"
+    ]
 
 
 def calibrate(request: ExportRequest, settings: dict[str, Any]) -> Calibration:

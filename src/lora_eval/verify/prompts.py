@@ -66,7 +66,7 @@ class Asked:
         return slice(0, 0 if self.has_text else self.start - 1)
 
 
-def read_prompts(path: Path, limit: int) -> list[Row]:
+def read_prompts(path: Path, limit: int, option: str = "--prompts") -> list[Row]:
     """Return at most `limit` prompts, evenly spaced: rows of a JSON-lines file, or the distinct prompts of a
     run folder as `compare` stores it.
 
@@ -76,10 +76,10 @@ def read_prompts(path: Path, limit: int) -> list[Row]:
     """
     if path.is_dir():
         if not has_run(path):
-            raise InputError(f"--prompts {path}: the folder holds no run (run.json, samples.parquet)")
+            raise InputError(f"{option} {path}: the folder holds no run (run.json, samples.parquet)")
         rows: list[Row] = list(dict.fromkeys(row.prompt for row in read_run(path).rows if row.prompt))
         if not rows:
-            raise InputError(f"--prompts {path}: the run holds no item with a prompt")
+            raise InputError(f"{option} {path}: the run holds no item with a prompt")
     else:
         rows = read_rows(path)
     return spaced(rows, limit)
