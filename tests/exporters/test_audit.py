@@ -72,6 +72,13 @@ def test_a_change_that_rounding_loses_is_said():
     assert check_audit(audit_of(1, scale=2e-4, dtype="float32")).notes == ()
 
 
+def test_a_layer_without_a_change_is_said():
+    learned, never = audit_of(1), audit_of(1, scale=0)
+    assert never.tensors[0].applied is None
+    both = check_audit(learned.model_copy(update={"tensors": learned.tensors + never.tensors}))
+    assert both.notes == ("the change is 0 in 1 of 2 layers: they are the base's",)
+
+
 def test_a_change_that_float32_cannot_show_is_lost_and_not_left_out():
     """One layer that hardly learned must not stop a merge of others that did."""
     learned, hardly = audit_of(1), audit_of(1, scale=1e-10)
