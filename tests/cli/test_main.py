@@ -165,3 +165,21 @@ def test_main_ends_the_process_with_the_status(tmp_path: Path) -> None:
         main(["--version"])
 
     assert caught.value.code == 0
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    code = (
+        "import importlib, os, signal, click\n"
+        "module = importlib.import_module('lora_eval.cli.main')\n"
+        "@click.command()\n"
+        "def stand_in():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        print('closed')\n"
+        "module.group = stand_in\n"
+        "module.main([])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "closed\n")
+    assert "interrupted" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.engines.vllm_environment import environment, output_to, thread_binding, visible_gpus
+from lora_eval.engines.vllm_environment import (
+    environment,
+    interruptible,
+    output_to,
+    thread_binding,
+    visible_gpus,
+)
 from lora_eval.errors import InputError
 
 NAME = "VLLM_CPU_OMP_THREADS_BIND"
@@ -87,3 +95,26 @@ def test_what_is_written_meanwhile_lies_in_the_log(tmp_path: Path, capfd: pytest
     os.write(1, b"after\n")
     assert log.read_text() == "from a library\nfrom a process\n"
     assert capfd.readouterr() == ("after\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_heard_through_code_that_drops_it(number: int) -> None:
+    def hear(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, hear)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible(), contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is hear
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_nobody_hears_is_left_as_it_is() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,6 @@ def command(port: int, timeout: int, log: Path | None, as_json: bool, silent: bo
     if not silent:
         for line in _warnings(serving):
             click.echo(line, err=True)
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with contextlib.ExitStack() as stack:
             with progress_bar(not silent) as progress:
@@ -91,13 +89,7 @@ def command(port: int, timeout: int, log: Path | None, as_json: bool, silent: bo
     except KeyboardInterrupt:
         if not silent:
             click.echo(f"stopped; no process of {serving.title} is left", err=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _serving(options: dict[str, Any]) -> Serving | WholeModel:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_eval.engines.vllm_environment import environment, output_to
+from lora_eval.engines.vllm_environment import environment, interruptible, output_to
 from lora_eval.engines.vllm_requests import Ask, Reading, Told, plan_readings, read_scores
 from lora_eval.errors import InputError, MissingExtraError, ModelError
 from lora_eval.extras import require
 from lora_eval.protocols import Score, ScoreRequest
+from lora_eval.watchdog import Watchdog, make_folder, temporary_files
 
 Heard = Callable[[int, Told], None]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM 0.32 takes as max_lora_rank
@@ -53,6 +54,7 @@ class VllmProcess:
         self._part = part
         self._llm: Any = None
         self._numbers = 0
+        self._watchdog: Watchdog | None = None
         self._log = Path(tempfile.mkstemp(prefix="lora-eval-vllm-", suffix=".log")[1])
         try:
             self._open()
@@ -156,7 +158,13 @@ class VllmProcess:
         return request(f"arm{number}", number, str(self._adapters[adapter]))
 
     def _open(self) -> None:
-        with environment(self._settings, self._part), output_to(self._log):
+        folder = make_folder()
+        self._watchdog = watchdog = Watchdog(folder)
+        with (
+            environment(self._settings, self._part, temporary_files(folder)),
+            output_to(self._log),
+            interruptible(),
+        ):
             arguments = engine_arguments(_vllm(), self._settings)
             try:
                 self._llm = _vllm().LLM(model=str(self._model), **arguments)
@@ -165,6 +173,7 @@ class VllmProcess:
                     f"{self._model}: vLLM {version()} cannot open this model: "
                     f"{last_error(self._log) or _first_line(error)}"
                 ) from error
+        watchdog.complete()
         for adapter in self._adapters:
             try:
                 self._llm.llm_engine.add_lora(self._lora(adapter))
@@ -176,6 +185,8 @@ class VllmProcess:
             # vLLM gives LLM no way to end before the interpreter does.
             self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def close(self) -> None:
         """End vLLM's processes and remove their log."""

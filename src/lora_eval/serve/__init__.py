@@ -1,7 +1,7 @@
 """A local vLLM for base and adapters, or for an exported model: started, waited for, warmed up, ended.
 
-`command` makes its arguments, `whole` those of `transformers serve`, `process` runs either, `watchdog` ends
-their workers whatever happens to us.
+`command` makes its arguments, `whole` those of `transformers serve`, `process` runs either under a
+watchdog, which ends their workers whatever happens to us.
 """
 
 from lora_eval.serve.command import Serving, find_vllm

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,8 +16,8 @@ from lora_eval.engines.vllm_process import last_error
 from lora_eval.errors import InputError, ServerError
 from lora_eval.models import load_tokenizer
 from lora_eval.protocols import Progress
-from lora_eval.serve import watchdog
 from lora_eval.serve.start import Startable
+from lora_eval.watchdog import Watchdog, make_folder, temporary_files
 
 _WORD = "Once upon a time"
 
@@ -49,9 +47,7 @@ class LocalServer:
         self._timeout = timeout
         self._kept = log is not None
         self.log = log or Path(tempfile.mkstemp(prefix="lora-eval-serve-", suffix=".log")[1])
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: int | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -65,14 +61,15 @@ class LocalServer:
         return self.serving.names
 
     def __enter__(self) -> Self:
-        self.serving.check()
-        self._port = free_port(self.serving.host, self._port)
         try:
+            self.serving.check()
+            self._port = free_port(self.serving.host, self._port)
             self._start()
             self._wait()
             self._warm_up()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._kept |= isinstance(error, ServerError)  # which names the log
+            self.__exit__()
             raise
         return self
 
@@ -83,13 +80,8 @@ class LocalServer:
 
     def close(self) -> None:
         """End the server and everything that it started."""
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
-        if self._process is not None:
-            self._process.wait()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def wait(self) -> NoReturn:
         """Watch over the server until this process is interrupted.
@@ -102,16 +94,17 @@ class LocalServer:
             time.sleep(0.2)
 
     def _start(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="lora-eval-serve-")
-        start = self.serving.start(self._port, Path(self._scratch.name))
-        reading, self._pipe = os.pipe()
+        folder = make_folder()
+        try:
+            start = self.serving.start(self._port, folder)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(watchdog.__file__), str(reading), *start.arguments],
-                env=start.environment, cwd=start.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=(reading,), start_new_session=True,
+            self._watchdog = Watchdog(
+                folder, start.arguments, env=start.environment | temporary_files(folder), cwd=start.folder,
+                stdout=log, stderr=log,
             )  # fmt: skip
-        os.close(reading)
 
     def _wait(self) -> None:
         started = time.monotonic()
@@ -143,7 +136,7 @@ class LocalServer:
                     ) from error
 
     def _check(self) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._watchdog is None or self._watchdog.process.poll() is not None:
             said = last_error(self.log) or "it says nothing of an error"
             self._kept = True
             raise ServerError(f"{self.serving.title} has ended: {said}; its log is {self.log}")
