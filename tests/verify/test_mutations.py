@@ -211,6 +211,28 @@ def test_a_lost_token(models, shipped, check):
     )
 
 
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (False, "reads 1 added tokens of the reference's as ordinary text: '<|tool|>' (259)"),
+        (True, "takes 1 special tokens of the reference's for ordinary ones: '<|tool|>' (259)"),
+    ],
+)
+def test_an_added_token_that_is_only_a_word_of_the_vocabulary(shipped, check, keep, said):
+    """Its id is still there, but no text becomes it any more; or it is kept in what is decoded."""
+    path = shipped / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] |= {token["content"]: token["id"] for token in content["added_tokens"]}
+    [token] = [token for token in content["added_tokens"] if token["content"] == "<|tool|>"]
+    if keep:
+        token["special"] = False
+    else:
+        content["added_tokens"].remove(token)
+    path.write_text(json.dumps(content))
+    record = check(shipped)
+    assert f"the candidate's tokenizer {said}" in record.failures
+
+
 def test_lost_rows_of_the_vocabulary(shipped, check):
     edit(
         shipped,

@@ -92,10 +92,13 @@ def _vocabulary_failures(reference: Any, candidate: Any) -> list[str]:
     lost = sorted((number, text) for text, number in ours.items() if text not in theirs)
     more = sorted((number, text) for text, number in theirs.items() if text not in ours)
     moved = sorted((number, text) for text, number in ours.items() if theirs.get(text, number) != number)
+    apart, special = (_added(reference, candidate, theirs, only_special=only) for only in (False, True))
     words = (
         (lost, "lacks {n} tokens of the reference's"),
         (more, "has {n} tokens that the reference's has not"),
         (moved, "gives {n} tokens another id than the reference's"),
+        (apart, "reads {n} added tokens of the reference's as ordinary text"),
+        (special, "takes {n} special tokens of the reference's for ordinary ones"),
     )
     return [
         f"the candidate's tokenizer {what.format(n=len(tokens))}: "
@@ -104,6 +107,23 @@ def _vocabulary_failures(reference: Any, candidate: Any) -> list[str]:
         for tokens, what in words
         if tokens
     ]
+
+
+def _added(
+    reference: Any, candidate: Any, vocabulary: dict[str, int], *, only_special: bool
+) -> list[tuple[int, str]]:
+    """The reference's added tokens that are in the candidate's vocabulary but not added there (they are found
+    in no text then), or that are special in the reference alone (decoding keeps them then).
+    """
+    ours, theirs = (
+        {token.content: (number, token.special) for number, token in each.added_tokens_decoder.items()}
+        for each in (reference, candidate)
+    )
+    if only_special:
+        return sorted(
+            (n, text) for text, (n, special) in ours.items() if special and not theirs.get(text, (0, 1))[1]
+        )
+    return sorted((n, text) for text, (n, _) in ours.items() if text in vocabulary and text not in theirs)
 
 
 def _template_failures(reference: Any, candidate: Any) -> list[str]:
