@@ -33,6 +33,7 @@ def test_its_own_base_fits(tiny_llama: Path, tiny_adapter: Path) -> None:
         {"modules_to_save": ["lm_head"], "ensure_weight_tying": True},
         {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
         {"use_dora": True},
+        {"target_modules": ["embed_tokens"], "use_dora": True, "ensure_weight_tying": True},
         {"trainable_token_indices": [3, 5]},
     ],
 )
@@ -46,6 +47,20 @@ def test_every_part_of_an_adapter_fits_its_base_and_no_other(
         check_adapter(tmp_path / "adapter", tmp_path / "wide")
     assert "64" in str(caught.value)
     assert "128" in str(caught.value)
+
+
+def test_an_adapter_with_another_vocabulary_is_to_be_merged(tiny_llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    grown = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    grown.resize_token_embeddings(330, mean_resizing=False)
+    grown.save_pretrained(tmp_path / "grown")
+    save_tiny_adapter(tmp_path / "grown", tmp_path / "adapter", trainable_token_indices=[325])
+    options = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    save_tiny_adapter(tmp_path / "grown", tmp_path / "whole", **options)
+    check_adapter(tmp_path / "adapter", tmp_path / "grown")
+    with pytest.raises(ModelError, match=r"has 330 rows, the base's model.embed_tokens 320; .* merge it"):
+        check_adapter(tmp_path / "whole", tiny_llama)
 
 
 def test_a_target_that_the_base_lacks(tiny_adapter: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lora_eval.errors import ModelError
 from lora_eval.exporters.weights import INDEX, TensorInfo, read_header
-from lora_eval.models.locate import read_config, weight_files
+from lora_eval.models.locate import open_config, read_config, weight_files
 
 _SHOWN = 5
 Kind = Literal["linear", "conv1d", "embedding"]
@@ -123,10 +123,10 @@ def linear_inputs(folder: Path) -> dict[str, int]:
 def _build(folder: Path) -> Any:
     with _no_collection():
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
+        config = open_config(folder)
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
             with torch.device("meta"):
                 return AutoModelForCausalLM.from_config(config)
         except (ValueError, KeyError, OSError, ImportError) as error:

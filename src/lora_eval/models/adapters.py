@@ -9,7 +9,7 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models.lineage import read_lineage
-from lora_eval.models.locate import adapter_weights, read_adapter_config, resolve_model
+from lora_eval.models.locate import adapter_weights, open_config, read_adapter_config, resolve_model
 
 _SHOWN = 5
 _PREFIX = "base_model.model."
@@ -120,11 +120,12 @@ def _check_shapes(adapter: Path, base: Path, config: dict[str, Any], header: dic
     shapes = module_shapes(base)
     # Whole parameters (fused experts) have no module with a two-dimensional weight to compare with.
     whole = tuple(str(name).rpartition(".")[0] for name in config.get("target_parameters") or ())
+    embedded = {key.partition(".lora_embedding_A")[0] for key in header if ".lora_embedding_A" in key}
     problems = [
         problem
         for key, shape in sorted(header.items())
         if not any(part and f".{part}." in key for part in whole)
-        for problem in _misfit(key, shape, shapes)
+        for problem in _misfit(key, shape, shapes, embedded)
     ]
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -142,11 +143,11 @@ def module_shapes(base: Path) -> dict[str, Shape]:
     The model is built without memory (device "meta"), so that quantized files and sharded ones look alike.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config = open_config(base)
     try:
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(base, local_files_only=True)
             model = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(
@@ -162,22 +163,32 @@ def module_shapes(base: Path) -> dict[str, Shape]:
     return shapes
 
 
-def _misfit(key: str, shape: Shape, shapes: dict[str, Shape]) -> Iterator[str]:
-    """Say how one tensor of the adapter disagrees with the base's module."""
+def _misfit(key: str, shape: Shape, shapes: dict[str, Shape], embedded: set[str]) -> Iterator[str]:
+    """Say how one tensor of the adapter disagrees with the base's module; LoRA on those in `embedded` is that
+    of an embedding, where DoRA has one length for each column.
+    """
     name = key.removeprefix(_PREFIX)
     for part, axis, base_axis in _SHARED_AXES:
         module, found, _ = name.partition(part)
         if not found:
             continue
+        if part == ".lora_magnitude_vector" and key.partition(part)[0] in embedded:
+            base_axis = 1
         if module not in shapes:
             yield f"{key}: the base has no module {module}"
         elif shape[axis] != shapes[module][base_axis]:
             yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
         return
     module, _, parameter = name.rpartition(".")
-    module = module.removesuffix(".base_layer")  # PEFT's copy of an embedding that it adapts
+    # PEFT's copy of an embedding that it adapts.
+    module = module.removesuffix(".base_layer").removesuffix(".token_adapter")
     if parameter == "weight" and module not in shapes:
         yield f"{key}: the base has no module {module}"
+    elif parameter == "weight" and shapes[module] != shape and shapes[module][1:] == shape[1:]:
+        yield (
+            f"{key}: has {shape[0]} rows, the base's {module} {shapes[module][0]}; if its vocabulary was "
+            "resized in training, merge it (lora-eval export merge) and give it as --arm"
+        )
     elif parameter == "weight" and shapes[module] != shape:
         yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
 

@@ -147,6 +147,17 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     return data
 
 
+def open_config(folder: Path) -> Any:
+    """Return transformers' configuration of a model folder (ModelError where it cannot read config.json)."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (StrictDataclassError, ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(f"{folder}: transformers cannot read config.json: {error}") from error
+
+
 def _find(name: str, revision: str | None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
