@@ -69,6 +69,26 @@ def test_several_templates(tmp_path, server):
         assert {entry["name"] for entry in inside(tmp_path)} == set(templates)
 
 
+@pytest.mark.parametrize("server", [None, "tgi", "vllm"])
+def test_files_of_templates_count_before_those_in_the_configuration(tmp_path, server):
+    """As in transformers; a stale one must not come back."""
+    from transformers import AutoTokenizer
+
+    save_tiny_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": CHATML + "{# tools #}"}
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    stale = [{"name": name, "template": "{# stale #}"} for name in ("default", "tool_use")]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": stale}))
+    pack_templates(tmp_path, server)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "{# stale #}"}))
+    if server != "tgi":
+        pack_templates(tmp_path, server)
+        assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
+
+
 def test_a_tokenizer_without_a_template_stays_without(tmp_path):
     save_tiny_tokenizer(tmp_path, chat_template=None)
     before = (tmp_path / "tokenizer_config.json").read_text()
@@ -78,15 +98,24 @@ def test_a_tokenizer_without_a_template_stays_without(tmp_path):
 
 
 def test_a_change_of_the_config_reaches_the_part_that_has_the_key(tmp_path):
-    config = {"text_config": {"vocab_size": 320}, "vision_config": {"depth": 1}, "torch_dtype": "float32"}
+    config = {
+        "text_config": {"vocab_size": 320, "eos_token_id": 3},
+        "vision_config": {"depth": 1},
+        "torch_dtype": "float32",
+        "quantization_config": {"quant_method": "gptq"},
+        "eos_token_id": 3,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "out").mkdir()
-    carry_config(tmp_path, tmp_path / "out", "bfloat16", {"vocab_size": 330, "tie_word_embeddings": False})
-    found = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert found["text_config"] == {"vocab_size": 330}
-    assert found["tie_word_embeddings"] is False
-    assert found["dtype"] == "bfloat16"
-    assert "vocab_size" not in found
+    changes = {"vocab_size": 330, "tie_word_embeddings": False, "eos_token_id": 4}
+    carry_config(tmp_path, tmp_path / "out", "bfloat16", changes)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
+        "text_config": {"vocab_size": 330, "eos_token_id": 4},
+        "vision_config": {"depth": 1},
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+        "eos_token_id": 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,12 +140,15 @@ def test_licences_of_base_and_adapter_travel(qlora, tmp_path):
     shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
     (tmp_path / "base" / "LICENSE").write_text("the base's")
     (tmp_path / "base" / "NOTICE").write_text("a notice")
+    (tmp_path / "base" / "modeling_ours.py").write_text("# the model's own code")
+    (tmp_path / "adapter" / "train.py").write_text("# not the model's")
     (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3\n---\n")
     (tmp_path / "adapter" / "LICENSE").write_text("the adapter's")
     lineage = export("merge", base=tmp_path / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert (tmp_path / "out" / "LICENSE").read_text() == "the base's"
     assert (tmp_path / "out" / "ADAPTER_LICENSE").read_text() == "the adapter's"
     assert (tmp_path / "out" / "NOTICE").read_text() == "a notice"
+    assert [path.name for path in (tmp_path / "out").glob("*.py")] == ["modeling_ours.py"]
     assert lineage.steps[-1].arguments["licence"] == "llama3"
 
 

@@ -364,10 +364,15 @@ def test_a_tokenizer_with_more_tokens_than_the_base_has_rows_is_refused(qlora, t
 
     shutil.copytree(qlora / "adapter", tmp_path / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(qlora / "base")
-    tokenizer.add_tokens([f"<new{number}>" for number in range(70)])
+    tokenizer.add_tokens([f"<new{number}>" for number in range(61)])
     tokenizer.save_pretrained(tmp_path / "adapter")
     lineage = tmp_path / "adapter" / "lineage.json"
     assert lineage.is_file()
+    with_all = tmp_path / "a token for every row"
+    export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=with_all)
+    assert len(AutoTokenizer.from_pretrained(with_all)) == 320
+    tokenizer.add_tokens([f"<newer{number}>" for number in range(9)])
+    tokenizer.save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="329 tokens, the model's embedding 320 rows"):
         export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
 
