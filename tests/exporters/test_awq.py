@@ -165,6 +165,21 @@ def test_verify_takes_the_folder_as_an_arm(tiny_llama, chats, tmp_path):
     assert 1e-4 < record.measured.mean_kl < 0.5
 
 
+def test_missing_and_broken_tensors_are_named(tiny_llama, chats, tmp_path):
+    """AWQ's weights cannot be compared one by one, but what is not there, or no number, can be told."""
+    names = list(save_rounded_awq(tiny_llama, tmp_path / "awq"))
+    path = tmp_path / "awq" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[f"{names[0]}.weight_scale"], tensors[f"{names[1]}.weight_packed"]
+    tensors[f"{names[2]}.weight_scale"].fill_(float("nan"))
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(VerificationFailed) as caught:
+        verify(ArmPath("base", "base", tiny_llama), ArmPath("awq", "awq", tmp_path / "awq"), chats)
+    said = str(caught.value)
+    assert f"{names[0]}.weight_scale: missing in the candidate" in said or "2 tensors)" in said
+    assert f"{names[2]}.weight_scale: holds values that are not finite" in said
+
+
 def test_compare_takes_the_folder_as_an_arm(tiny_llama, run_cli, tmp_path):
     save_rounded_awq(tiny_llama, tmp_path / "awq")
     arms = ("--base", tiny_llama, "--arm", f"shipped=awq:{tmp_path / 'awq'}")

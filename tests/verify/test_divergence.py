@@ -100,6 +100,17 @@ def test_what_is_not_finite_is_counted_and_never_taken_for_agreement():
         tally((Asked((1,) * 6, 5), p, torch.full_like(p, torch.nan))).divergence()
 
 
+def test_an_answer_with_a_place_that_is_not_finite_is_no_agreement():
+    """torch takes NaN for the largest logit: the likeliest token would be the reference's."""
+    import torch
+
+    p = logits(0, 6, 10)
+    q = p.clone()
+    q[4, int(p[4].argmax())] = torch.nan
+    found = tally((Asked((1,) * 6, 4), p, q)).divergence()
+    assert (found.item_flips, found.greedy_agreement, found.broken_tokens) == (1, 1, 1)
+
+
 def test_batches_hold_every_sequence_once_within_the_limit():
     asked = [Asked(tuple(range(n % 90 + 2)), 1, is_text=n % 3 == 0) for n in range(200)]
     made = list(batches(asked))

@@ -58,8 +58,7 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
         *_config_lines(reference, candidate),
     )
     quantization = read_config(candidate.path, "config.json").get("quantization_config") or {}
-    if candidate.kind == "awq" or quantization.get("quant_method") in ("awq", "compressed-tensors"):
-        return Diagnosis((), others)  # AWQ moves scales into the norms before it: nothing is to be the same
+    moved = candidate.kind == "awq" or quantization.get("quant_method") in ("awq", "compressed-tensors")
     try:
         stored = StoredTensors(candidate.path)
         if not stored.infos:
@@ -67,6 +66,8 @@ def diagnose(reference: ArmPath, candidate: ArmPath, quantize: str, *, exact: bo
         source = _source(reference, quantize)
         if isinstance(source, MergedTensors) and not source.can_tell:
             return Diagnosis((), others)
+        if moved:  # AWQ moves scales into the norms before it: nothing is to be the same
+            return Diagnosis((), (*others, *_missing_lines(_missing(source, stored)), *_broken_lines(stored)))
         seen = _look(source, stored, GptqTensors(stored, quantization), exact=exact)
     except ModelError as error:  # an adapter that we cannot merge: nothing to compare with
         return Diagnosis((), (*others, f"the tensors were not looked at: {error}"))
@@ -145,17 +146,42 @@ def _look(
         packed = next((place for place in _places(module, stored.infos) if gptq.holds(place)), None)
         if there is not None:
             _look_at(seen, name, stored.infos[there].shape, source, partial(stored.read, there), None, exact)
-        elif packed is not None:
-            lost = gptq.missing(packed)
-            seen.missing += lost
-            if not lost:
-                read = partial(gptq.weight, packed)
-                _look_at(seen, name, gptq.shape(packed), source, read, gptq.grid, exact)
-        elif not any(
-            f"{place}{end}" in stored.infos for place in _places(module, stored.infos) for end in PACKED
-        ):
-            seen.missing.append(name)
+        elif packed is not None and f"{packed}.scales" in stored.infos and f"{packed}.qzeros" in stored.infos:
+            read = partial(gptq.weight, packed)
+            _look_at(seen, name, gptq.shape(packed), source, read, gptq.grid, exact)
+    seen.missing = _missing(source, stored)
     return seen
+
+
+def _missing(source: MergedTensors | SameTensors, stored: StoredTensors) -> list[str]:
+    """Return the tensors that are not there, neither by their own names nor, packed, with all their parts."""
+    missing = []
+    for name in source.names():
+        if _stored_as(name, stored.infos) is not None:
+            continue
+        module = name.removesuffix(".weight")
+        packed = [
+            (place, end)
+            for place in _places(module, stored.infos)
+            for end in PACKED
+            if place + end in stored.infos
+        ]
+        if not packed:
+            missing.append(name)
+        else:
+            (place, end), *_ = packed
+            missing += [f"{place}.{part}" for part in PACKED[end] if f"{place}.{part}" not in stored.infos]
+    return missing
+
+
+def _broken_lines(stored: StoredTensors) -> list[str]:
+    """Scales and other numbers that are none."""
+    broken = [name for name in stored.infos if not _finite(stored.read(name))]
+    return [f"{_listed(broken, len(stored.infos))}: holds values that are not finite"] if broken else []
+
+
+def _finite(tensor: Any) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _look_at(

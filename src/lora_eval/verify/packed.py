@@ -13,7 +13,8 @@ from typing import Any
 from lora_eval.verify.arithmetic import read_grid
 from lora_eval.verify.expected import StoredTensors
 
-PACKED = (".qweight", ".weight_packed")  # what GPTQ and AWQ, and compressed-tensors, store a weight as
+# What GPTQ and AWQ, and compressed-tensors, store a weight as, and what must stand beside it.
+PACKED = {".qweight": ("qzeros", "scales"), ".weight_packed": ("weight_scale",)}
 _BITS = (2, 4, 8)  # the widths of which none lies across two int32
 
 
@@ -30,11 +31,6 @@ class GptqTensors:
     def holds(self, module: str) -> bool:
         """Return whether the layer's weight can be read."""
         return self.grid is not None and f"{module}.qweight" in self._stored.infos
-
-    def missing(self, module: str) -> list[str]:
-        """Return which of the layer's tensors are not there."""
-        names = (f"{module}.{part}" for part in ("qzeros", "scales"))
-        return [name for name in names if name not in self._stored.infos]
 
     def shape(self, module: str) -> tuple[int, int]:
         """Return the weight's (out, in)."""
