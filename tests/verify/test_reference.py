@@ -92,6 +92,37 @@ def test_another_reference_is_another_entry(qlora, adapter, prompts, tmp_path, o
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
+def test_every_part_of_the_question_is_in_the_key(qlora, adapter, prompts, tmp_path, monkeypatch):
+    """Other prompts, another base under the same adapter, another suite or package: other logits."""
+    from types import SimpleNamespace
+
+    from lora_eval.verify import reference as module
+    from lora_eval.verify.reference import Reference
+
+    def key(arm=adapter, rows=("one", "two"), suite=None):
+        settings = {"samples": 8, "new_tokens": 4, "dtype": "auto", "quantize": "auto"}
+        monkeypatch.setattr(Reference, "_compute", lambda self, key: None)
+        monkeypatch.setattr(module, "read_record", lambda path, kind: None)
+        return Reference(arm, list(rows), suite, settings, tmp_path, lambda *_: None).folder
+
+    other = shutil.copytree(qlora / "base", tmp_path / "base")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    elsewhere = ArmPath("mine", "adapter", adapter.path, base=other)
+    found = [
+        key(),
+        key(rows=("one", "three")),
+        key(arm=elsewhere),
+        key(suite=SimpleNamespace(fingerprint="a", limit=None)),
+        key(suite=SimpleNamespace(fingerprint="b", limit=None)),
+        key(suite=SimpleNamespace(fingerprint="b", limit=3)),
+    ]
+    monkeypatch.setattr(module, "package_versions", lambda: {"torch": "1"})
+    found.append(key())
+    assert len(set(found)) == len(found)
+    assert key() == key()
+
+
 def _flipped(content):
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
