@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -75,6 +76,24 @@ def test_memory_of_written_windows_is_used_again(tmp_path, monkeypatch):
         for first in range(0, len(data), 1000):
             file.put(first, _tensor(data[first : first + 1000]))
     assert len(taken) <= direct_file._WAITING + 1
+    _check(tmp_path / "file", data, monkeypatch)
+
+
+def test_memory_waits_for_its_digest(tmp_path, monkeypatch):
+    class Slow:
+        def __init__(self):
+            self._digest = hashlib.new("sha256")
+            self.hexdigest = self._digest.hexdigest
+
+        def update(self, data):
+            time.sleep(0.002)
+            self._digest.update(data)
+
+    monkeypatch.setattr(hashlib, "sha256", Slow)
+    data = random.Random(0).randbytes(30 * _WINDOW)
+    with open_direct(tmp_path / "file", len(data)) as file:
+        file.put(0, _tensor(data))
+    monkeypatch.undo()
     _check(tmp_path / "file", data, monkeypatch)
 
 

@@ -12,9 +12,13 @@ from lora_eval.errors import ModelError
 from lora_eval.exporters.round_trip import RoundTrip
 from lora_eval.models.dense import dequantized_nf4
 from lora_eval.models.resident import keep_quantized_weights
+from lora_eval.records import TrainedBase, TrainedLayer
 
 
-def round_trip(quant_type, double, compute, seen=None):
+ON_A_CPU = TrainedBase(device="cpu", dtype="", layers={})
+
+
+def round_trip(quant_type, double, compute, seen=ON_A_CPU):
     quantization = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": quant_type,
@@ -116,7 +120,6 @@ def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
     from bitsandbytes import functional
 
     from lora_eval.models.trained_base import Checksum
-    from lora_eval.records import TrainedBase, TrainedLayer
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -139,7 +142,7 @@ def test_every_bit_is_that_of_a_gpu(shape, compute, quant_type, double):
 def test_values_on_a_border_take_the_lower_code():
     import torch
 
-    trip = RoundTrip({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    trip = RoundTrip({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, ON_A_CPU)
     weight = torch.tensor([1.0, *trip.bounds]).repeat(4).view(1, 64)
     assert torch.equal(trip(weight).float(), by_bitsandbytes(weight, trip.config).float())
 

@@ -92,6 +92,24 @@ def test_a_last_place_that_decides_makes_a_candidate(code):
     assert found == {float(code[index] * group[0]) for index in (200, 201)}
 
 
+@settings(deadline=None, max_examples=60)
+@given(index=st.integers(0, 254), peak=st.floats(0.5, 1, width=32), steps=st.integers(-6, 6))
+def test_a_group_is_left_open_where_a_last_place_decides_and_nowhere_else(index, peak, steps):
+    import torch
+    from bitsandbytes import functional
+
+    code = functional.create_dynamic_map().to(torch.float32)
+    group = torch.full((256,), peak)
+    group[1] = (code[index] + code[index + 1]) * 0.5 * peak
+    for _ in range(abs(steps)):
+        group[1] = group[1].nextafter(torch.tensor(float(steps)))
+    exact = 1.0 / group[:1]
+    ways = [exact, *(exact.nextafter(torch.tensor(end)) for end in (0.0, torch.inf))]
+    found = {tuple(nearest_codes(group * way, code).tolist()) for way in ways}
+    scales = {tuple((code[list(codes)] * group[0]).tolist()) for codes in found}
+    assert {tuple(each.tolist()) for each in gpu_scales(group, 0.0)} == scales
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_trainings_checksum_tells_which_candidate_it_was(code, which):
     import torch
@@ -194,3 +212,27 @@ def test_a_block_of_zeros_on_a_gpu(quant_type, value):
     scales = gpu_scales(weight.float().abs().amax(1))[0]
     assert torch.equal(found[7], torch.full((64,), value) * scales[7])
     assert torch.isfinite(found).all()
+
+
+def test_a_gpu_takes_the_reciprocal_for_the_last_block_too():
+    """bitsandbytes' CPU code divides there: a number whose quotient and product lie on two sides of a border."""
+    import torch
+
+    from lora_eval.exporters.round_trip import RoundTrip
+    from lora_eval.records import TrainedBase
+
+    border = torch.tensor(borders("nf4", gpu=True)[0][12])
+    peaks = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) + 0.5
+    number = border * peaks
+    apart = ((number / peaks > border) != (number * (1.0 / peaks) > border)).nonzero()[0]
+    weight = torch.zeros(1, 70)
+    weight[0, 64], weight[0, 65] = peaks[apart], number[apart]
+    once = QLORA | {"bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "float32"}
+    here, gpu = (
+        RoundTrip(once, TrainedBase(device=device, dtype="float32", layers={}))(weight)[0, 65]
+        for device in ("cpu", "a GPU")
+    )
+    above = float(number[apart] * (1.0 / peaks[apart])) > float(border)
+    values = borders("nf4", gpu=True)[1]
+    assert float(gpu) == float(values[12 + above] * peaks[apart])
+    assert float(here) == float(values[13 - above] * peaks[apart])
