@@ -14,7 +14,6 @@ from lora_eval.models.dense import dequantized_nf4
 from lora_eval.models.resident import keep_quantized_weights
 from lora_eval.records import TrainedBase, TrainedLayer
 
-
 ON_A_CPU = TrainedBase(device="cpu", dtype="", layers={})
 
 

@@ -215,7 +215,7 @@ def test_a_block_of_zeros_on_a_gpu(quant_type, value):
 
 
 def test_a_gpu_takes_the_reciprocal_for_the_last_block_too():
-    """bitsandbytes' CPU code divides there: a number whose quotient and product lie on two sides of a border."""
+    """bitsandbytes' CPU code divides there: quotient and product may lie on two sides of a border."""
     import torch
 
     from lora_eval.exporters.round_trip import RoundTrip
