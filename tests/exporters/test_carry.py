@@ -9,6 +9,7 @@ import pytest
 
 from lora_eval.errors import InputError, ModelError
 from lora_eval.export import export
+from lora_eval.exporters.calibration import RECIPE
 from lora_eval.exporters.carry import carry_config, licence_of, pack_templates, suit_server
 from tests.conftest import CHATML, save_tiny_tokenizer
 
@@ -142,6 +143,7 @@ def test_licences_of_base_and_adapter_travel(qlora, tmp_path):
     (tmp_path / "base" / "NOTICE").write_text("a notice")
     (tmp_path / "base" / "modeling_ours.py").write_text("# the model's own code")
     (tmp_path / "adapter" / "train.py").write_text("# not the model's")
+    (tmp_path / "adapter" / RECIPE).write_text("name: its recipe")
     (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3\n---\n")
     (tmp_path / "adapter" / "LICENSE").write_text("the adapter's")
     lineage = export("merge", base=tmp_path / "base", adapter=tmp_path / "adapter", out=tmp_path / "out")
@@ -149,6 +151,7 @@ def test_licences_of_base_and_adapter_travel(qlora, tmp_path):
     assert (tmp_path / "out" / "ADAPTER_LICENSE").read_text() == "the adapter's"
     assert (tmp_path / "out" / "NOTICE").read_text() == "a notice"
     assert [path.name for path in (tmp_path / "out").glob("*.py")] == ["modeling_ours.py"]
+    assert (tmp_path / "out" / RECIPE).read_text() == "name: its recipe"
     assert lineage.steps[-1].arguments["licence"] == "llama3"
 
 

@@ -346,7 +346,10 @@ def test_trained_needs_to_know_the_quantization(qlora, tmp_path):
 def test_what_nobody_says_about_the_quantization_is_told(qlora, tmp_path, options):
     """An adapter of other tools: merged onto the original without a word it may be another model."""
     shutil.copytree(qlora / "adapter", tmp_path / "adapter", ignore=shutil.ignore_patterns("lineage.json"))
-    export("merge", base=qlora / "base", adapter=tmp_path / "adapter", out=tmp_path / "out", options=options)
+    given = {"base": qlora / "base", "adapter": tmp_path / "adapter", "out": tmp_path / "out"}
+    lineage = export("merge", **given, options=options)
+    assert (lineage.quantization == QLORA) == (options.get("quantize") == "nf4")  # what verify measures by
+    assert lineage.quantization or lineage.steps[-1].arguments["quantization"] is None
     audit = read_record(tmp_path / "out" / "audit.json", MergeAudit)
     assert audit.onto == ("trained" if options.get("quantize") == "nf4" else "original")
     assert any("no lineage.json beside the adapter says" in note for note in audit.notes) == (not options)
