@@ -110,6 +110,35 @@ def test_a_copy_of_a_whole_model_has_no_cause_and_a_damaged_one_has(qlora, tmp_p
     )
 
 
+@pytest.mark.parametrize("bare", ["reference", "candidate"])
+def test_names_without_the_models_first_one_and_lost_buffers_are_no_damage(qlora, tmp_path, bare):
+    """As GPT-2's files on the Hub are, and as transformers writes them again; with masks of the layers."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    paths = {name: shutil.copytree(qlora / "trained", tmp_path / name) for name in ("reference", "candidate")}
+    file = paths[bare] / "model.safetensors"
+    renamed = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+    reference = paths["reference"] / "model.safetensors"
+    extra = load_file(reference) | {"layers.0.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(extra, reference, metadata={"format": "pt"})
+
+    def found():
+        return diagnose(*(ArmPath(name, "merged", path) for name, path in paths.items()), "auto")
+
+    assert found().tensors == ()
+    assert found().others[-1] == "layers.0.rotary_emb.inv_freq: missing in the candidate"
+    candidate = paths["candidate"] / "model.safetensors"
+    tensors = load_file(candidate)
+    next(tensor for name, tensor in tensors.items() if name.endswith("norm.weight"))[3] = 9.0
+    save_file(tensors, candidate, metadata={"format": "pt"})
+    [line] = found().tensors
+    assert "1 of 64 elements are not what was written, the first at [3]" in line
+
+
 def test_an_adapter_that_cannot_be_merged_gives_no_cause_but_says_so(qlora, tmp_path):
     import json
     import shutil
