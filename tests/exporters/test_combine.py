@@ -162,6 +162,7 @@ def test_options_that_do_not_fit_together(options, count, said):
         ({"modules_to_save": ["lm_head"]}, "cat", "whole weights"),
         ({"r": 8}, "linear", "has ranks 4, 8 .*--combine cat"),
         ({"init_lora_weights": "olora"}, "cat", "changed its own base"),
+        ({"lora_bias": True}, "cat", "has biases"),
     ],
 )
 def test_adapters_that_have_no_sum(two, tmp_path, options, method, said):
@@ -201,3 +202,70 @@ def test_an_adapter_of_unknown_training_beside_a_quantized_one(qlora, tmp_path, 
         merged()
     assert merged(quantize="nf4") == "trained"
     assert merged(onto="original") == "original"
+
+
+@pytest.mark.parametrize(
+    ("method", "density"), [("linear", None), ("cat", None), ("ties", 0.5), ("magnitude_prune", 0.25)]
+)
+def test_embeddings_are_combined_too(two, tmp_path, method, density):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    save_tiny_llama(tmp_path / "base", num_hidden_layers=1, tie_word_embeddings=False)
+    with without_gptqmodel(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed, name in enumerate("ab"):
+            targets = ["embed_tokens", "q_proj"]
+            save_tiny_adapter(tmp_path / "base", tmp_path / name, seed=seed, target_modules=targets)
+    options = {"others": [tmp_path / "b"], "weights": [0.7, 0.2], "combine": method, "density": density}
+    export("merge", base=tmp_path / "base", adapter=tmp_path / "a", out=tmp_path / "out", options=options)
+    expected = weighted_by_peft(tmp_path, Combination(method, (0.7, 0.2), density))
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+
+
+def test_dare_draws_anew_for_each_layer(two, tmp_path):
+    found = combine(
+        [Adapter(two / "a")] * 2, Combination("dare_linear", (1.0, 1.0), 0.5), _new(tmp_path / "out")
+    )
+    one, other = (
+        found.tensor(f"base_model.model.model.layers.0.{name}.lora_A.weight") == 0
+        for name in ("self_attn.q_proj", "mlp.up_proj")
+    )
+    assert one.shape == other.shape
+    assert (one != other).any()
+
+
+def test_the_combined_adapter_has_the_tokenizer_and_settings_of_the_first(two, tmp_path):
+    from transformers import GenerationConfig
+
+    from tests.conftest import save_tiny_tokenizer
+
+    first = shutil.copytree(two / "a", tmp_path / "a")
+    save_tiny_tokenizer(first)
+    GenerationConfig(eos_token_id=[257, 10]).save_pretrained(first)
+    options = {"others": [two / "b"], "onto": "original"}
+    export("merge", base=two / "base", adapter=first, out=tmp_path / "out", options=options)
+    for folder in (tmp_path / "out" / FOLDER, tmp_path / "out"):
+        assert GenerationConfig.from_pretrained(folder).eos_token_id == [257, 10]
+        assert (folder / "tokenizer.json").is_file()
+
+
+def test_parameters_and_bases_of_their_own_have_no_sum(qlora, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from lora_eval.models import write_lineage
+
+    other = shutil.copytree(qlora / "adapter", tmp_path / "other")
+    path = other / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.model.some.bias": torch.zeros(3)}, path)
+    lineage = read_lineage(other)
+    base, *rest = lineage.variants
+    base = base.model_copy(update={"fingerprint": "sha256:" + "0" * 64})
+    write_lineage(other, lineage.model_copy(update={"variants": (base, *rest)}))
+    with pytest.raises(ModelError) as caught:
+        export("merge", base=qlora / "base", adapter=qlora / "adapter", out=tmp_path / "out",
+               options={"others": [other]})  # fmt: skip
+    assert "holds whole weights (model.some.bias), which have no sum" in str(caught.value)
+    assert "were trained on 2 different bases" in str(caught.value)

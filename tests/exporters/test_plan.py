@@ -144,3 +144,18 @@ def test_the_bias_of_a_head_grows_with_the_vocabulary(tmp_path):
     merged, live = load(tmp_path / "out"), attach(resized(), tmp_path / "adapter")
     assert merged.lm_head.bias.shape == (330,)
     assert (logits(merged) - logits(live)).abs().max() < 1e-4
+
+
+def test_tokens_that_were_added_fit_the_resized_vocabulary(bases, tmp_path):
+    from transformers import AutoTokenizer
+
+    from tests.exporters.test_merge_variants import ROWS
+
+    save_adapter(
+        as_trained(bases, "tied", "bf16", rows=ROWS), tmp_path / "adapter", target_modules=["q_proj"]
+    )
+    tokenizer = AutoTokenizer.from_pretrained(bases[0] / "tied")
+    tokenizer.add_tokens([f"<new{number}>" for number in range(ROWS - len(tokenizer))])
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    merged = merge(bases, tmp_path)
+    assert merged.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "out")) == ROWS
