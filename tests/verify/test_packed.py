@@ -177,6 +177,21 @@ def test_a_gptq_model_of_the_right_merge_is_known_as_such(qlora, adapter, quanti
         assert causes(reference, quantized) == ()
 
 
+def test_two_quantized_models_are_to_be_equal(prompts, quantized, damaged):
+    """Of two quantized arms none stands for the other: a copy is exactly that, and one integer is told."""
+    reference = ArmPath("measured", "gptq", quantized)
+    record = verify(reference, ArmPath("shipped", "gptq", quantized), prompts, options=Options(samples=4))
+    assert (record.passed, record.expected, record.measured.max_kl) == (True, "equal", 0)
+
+    def flip(tensors):
+        tensors[f"{UP}.qweight"][0, 0] ^= 1 << 27
+
+    shipped = ArmPath("shipped", "gptq", damaged(flip))
+    record = verify(reference, shipped, prompts, options=Options(samples=4))
+    assert not record.passed
+    assert record.causes == (f"{UP}.qweight: holds other numbers",)
+
+
 def test_a_gptq_model_of_the_wrong_merge_fails_though_its_answers_are_as_near(
     qlora, adapter, prompts, tmp_path
 ):

@@ -176,3 +176,16 @@ def test_a_suite_is_asked_of_both_arms_once(qlora, adapter, prompts, suite, tmp_
     )
     assert again.reference_logits == "stored"
     assert again.suite == right.suite
+
+
+def test_a_suite_that_is_not_shown_to_be_no_worse_fails_the_verification(qlora, adapter, suite, tmp_path):
+    """Whatever the distributions: limits given by hand are kept here."""
+    loose = {"kl_mean": 100.0, "answer_kl": 100.0, "flips": 1.0}
+    options = Options(samples=4, expected="near", tolerance=loose, margin=0.001, store=tmp_path / "store")
+    shipped = ArmPath("shipped", "merged", qlora / "trained")
+    record = verify(adapter, shipped, None, options=options, suite=suite)
+    assert (record.passed, record.suite.verdict) == (False, "inconclusive")
+    [failure] = record.failures
+    assert failure.startswith(f"suite {suite.name}: not shown to lose less than 0.001: ")
+    record = verify(adapter, shipped, None, options=replace(options, expected=None), suite=suite)
+    assert record.passed  # a merge fails where it is worse
