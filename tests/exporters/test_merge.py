@@ -201,6 +201,8 @@ def test_the_lineage_goes_from_base_to_merged(qlora):
     assert lineage.variants[2].fingerprint == fingerprint_folder(qlora / "trained")
     assert lineage.variants[2].path == str(qlora / "trained")
     assert lineage.steps[-1].arguments["onto"] == "trained"
+    inputs = {name: fingerprint_folder(qlora / name) for name in ("base", "adapter")}
+    assert lineage.steps[-1].inputs == inputs
     assert lineage.quantization == QLORA
 
 
