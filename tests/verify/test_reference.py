@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_the_second_candidate_needs_no_reference(qlora, adapter, prompts, tmp_pa
     wrong = verify(adapter, shipped(qlora / "original"), prompts, options=options)
     assert (wrong.passed, wrong.reference_logits) == (False, "stored")
     assert opened == ["shipped", "shipped"]
+
+
+@pytest.mark.parametrize("expected", ["equal", "near"])
+def test_the_two_models_are_never_in_memory_together(qlora, adapter, prompts, monkeypatch, expected):
+    real, models, alive = arms.ArmPath.open, [], {}
+
+    def opening(self, **options):
+        alive[self.name] = [model() is not None for model in models]
+        resident = real(self, **options)
+        models.append(weakref.ref(resident.model))
+        return resident
+
+    monkeypatch.setattr(arms.ArmPath, "open", opening)
+    verify(adapter, shipped(qlora / "trained"), prompts, options=Options(samples=4, expected=expected))
+    assert alive["shipped"] and not any(alive["shipped"])
 
 
 def test_kept_logits_of_a_large_vocabulary_decide_alike(qlora, adapter, prompts, tmp_path, monkeypatch):
