@@ -308,6 +308,19 @@ def test_a_truncated_shard_and_a_lost_one(models, check, tmp_path):
         check(folder)
 
 
+def test_a_shard_without_a_tensor_that_the_index_promises(models, check, tmp_path):
+    """The shard is whole by its own header, as where a shard of another save took its place."""
+    folder = shutil.copytree(models / "merged", tmp_path / "sharded")
+    names = {f"{name}.weight": "model.safetensors" for name in (Q, K)}
+    index = {"metadata": {}, "weight_map": names | {"model.layers.9.mlp.up_proj.weight": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = (
+        r"model\.safetensors: lacks model\.layers\.9\.mlp\.up_proj\.weight, which model\.safetensors\.index"
+    )
+    with pytest.raises(VerificationFailed, match=said):
+        check(folder)
+
+
 @pytest.mark.parametrize("bit", [14, 12, 6])  # of bf16: the largest of the exponent, another, of the mantissa
 def test_a_flipped_bit_is_named_to_the_element(models, check, tmp_path, bit):
     """With its lineage: a bit may change no answer, but the file is not what was written."""
