@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,9 @@ def test_a_single_file_needs_no_index_and_minds_none(sharded, tiny_llama):
     for path in sharded.glob("*.safetensors"):
         path.unlink()
     shutil.copyfile(tiny_llama / "model.safetensors", sharded / "model.safetensors")
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"]["of.an.older.save"] = "model-00001-of-00002.safetensors"
+    (sharded / INDEX).write_text(json.dumps(index))
     assert len(open_base(sharded, None).shards) == 1
 
 
@@ -175,3 +179,26 @@ def test_what_a_model_keeps_in_float32_is_not_rounded(tmp_path, onto, dtype):
             expected = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
         assert found.keys() == expected.keys()
         assert not [key for key in found if not torch.equal(found[key], expected[key])]
+
+
+def test_only_what_does_not_change_and_is_stored_in_float32_is_copied_so(tiny_llama, tiny_adapter, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from lora_eval.exporters.lora import Adapter
+    from lora_eval.exporters.plan import make_plan
+
+    save_experts(tmp_path / "experts")
+    assert open_base(tmp_path / "experts", None).wide == {BIAS}
+    path = tmp_path / "experts" / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    assert open_base(tmp_path / "experts", None).wide == frozenset()
+
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    path = adapter / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.model.norm.weight": torch.full((64,), 2.0)}, path)
+    kept = frozenset({"model.norm.weight", "model.layers.0.input_layernorm.weight"})
+    base = replace(open_base(tiny_llama, None), wide=kept)
+    for given, left in ((None, kept), (Adapter(adapter), kept - {"model.norm.weight"})):
+        (outputs,) = make_plan(base, given).shards.values()
+        assert {output.name for output in outputs if not output.info.is_floating} == left
