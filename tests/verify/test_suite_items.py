@@ -63,6 +63,26 @@ def test_too_few_items_decide_nothing_and_say_how_many_would():
     assert found.n_needed is None or found.n_needed > 30
 
 
+def test_every_item_counts_once_by_the_figure_of_the_verdict():
+    """A task with `acc` and `acc_norm` is judged by the one that its suite names."""
+
+    def both(acc, acc_norm):
+        one, two = run(acc), run(acc_norm, "acc_norm")
+        rows = [
+            replace(row, metrics=row.metrics | more.metrics)
+            for row, more in zip(one.rows, two.rows, strict=True)
+        ]
+        results = [
+            result.model_copy(update={"higher_is_better": True})
+            for result in (*one.run.results, *two.run.results)
+        ]
+        return LoadedRun(one.run.model_copy(update={"results": results}), rows)
+
+    before, after = both([1.0] * 9, [1.0] * 9), both([0.0] * 9, [1.0] * 8 + [0.0])
+    found = check_suite(Named(metric="acc_norm,none"), before, after, margin=0.02)
+    assert (found.items, found.lost, found.gained) == (9, 1, 0)
+
+
 def test_a_figure_where_lower_is_better_is_turned_round():
     found = check_suite(Named(), run([0.0] * 10, "wrong"), run([0.0] * 8 + [1.0] * 2, "wrong"), margin=0.02)
     assert (found.lost, found.gained) == (2, 0)
