@@ -149,6 +149,22 @@ def test_faulty_prompts(qlora, tmp_path, content, said):
         verify(merged(qlora / "trained"), merged(qlora / "trained"), path)
 
 
+@pytest.mark.parametrize(("begins", "found"), [([1, 2], [(1, 2, 3, 4)]), ([9, 2], [])])
+def test_a_held_out_answer_goes_on_from_its_prompt(begins, found):
+    """Where a template renders a whole conversation otherwise than its prompt, no answer can be told apart."""
+    from types import SimpleNamespace
+
+    from lora_eval.verify.prompts import held_out, prompt_ids
+
+    def render(messages, *, tokenize, return_dict, add_generation_prompt):
+        return {"input_ids": begins if add_generation_prompt else [1, 2, 3, 4]}
+
+    tokenizer = SimpleNamespace(chat_template="x", name_or_path="mine", apply_chat_template=render)
+    rows = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
+    texts = held_out(tokenizer, rows, prompt_ids(tokenizer, rows, 10), 10)
+    assert [text.ids for text in texts.values()] == found
+
+
 def test_arms_are_found_and_named(qlora, tmp_path):
     base = qlora / "base"
     arm = parse_arm_path(f"mine=adapter:{qlora / 'adapter'}", base, option="--reference")
