@@ -151,7 +151,7 @@ def test_faulty_prompts(qlora, tmp_path, content, said):
 
 @pytest.mark.parametrize(("begins", "found"), [([1, 2], [(1, 2, 3, 4)]), ([9, 2], [])])
 def test_a_held_out_answer_goes_on_from_its_prompt(begins, found):
-    """Where a template renders a whole conversation otherwise than its prompt, no answer can be told apart."""
+    """Where a template renders a whole conversation otherwise than its prompt, no answer is told apart."""
     from types import SimpleNamespace
 
     from lora_eval.verify.prompts import held_out, prompt_ids
