@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
+import psutil
 import pytest
 
 from lora_eval.errors import InputError
@@ -18,6 +21,19 @@ def needs_vllm(*, here: bool = False) -> list[pytest.MarkDecorator]:
     reason = _missing(here)
     absent = bool(reason) and os.environ.get("CI") != "true"
     return [pytest.mark.vllm, pytest.mark.slow, pytest.mark.skipif(absent, reason=reason)]
+
+
+def left_behind(processes: Iterable[psutil.Process]) -> set[Path]:
+    """Return the shared memory and the folders of sockets that the processes have now."""
+    found = set()
+    for process in processes:
+        maps = Path(f"/proc/{process.pid}/maps").read_text("utf-8", errors="replace")
+        found |= {
+            Path(line.split()[-1]) for line in maps.splitlines() if line.split()[-1].startswith("/dev/shm/")
+        }
+        sockets = process.environ().get("VLLM_RPC_BASE_PATH")
+        found |= {Path(sockets)} if sockets else set()
+    return {place for place in found if place.exists()}
 
 
 def _missing(here: bool) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lora_eval.engines.transformers import open_engine as open_transformers
@@ -15,7 +19,7 @@ from lora_eval.errors import InputError, ModelError
 from lora_eval.models import IDENTITY, Resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
 from tests.models.test_compressed import save_rounded_awq
-from tests.real_vllm import needs_vllm
+from tests.real_vllm import left_behind, needs_vllm
 
 # Ignored: vLLM's own warnings, on import and at every start.
 pytestmark = [*needs_vllm(here=True), pytest.mark.filterwarnings("ignore")]
@@ -180,3 +184,34 @@ def test_an_end_of_vllm_at_work_is_no_traceback(engine: VllmEngine) -> None:
     engine._width["score"] = None
     with pytest.raises(InputError, match=r"vLLM .* has ended while it was computing: .*einsum"):
         engine.score("tuned", _scores(), _silent)
+
+
+_OWNER = f"""
+import sys, time
+from pathlib import Path
+from lora_eval.engines.vllm import open_engine
+if __name__ == "__main__":
+    engine = open_engine(Path(sys.argv[2]), **{SMALL!r})
+    print("up", flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_vllm_outlives_its_owner(tiny_llama: Path, tmp_path: Path, number: int) -> None:
+    code = tmp_path / "owner.py"  # vLLM's processes import it again
+    code.write_text(_OWNER, "utf-8")
+    owner = subprocess.Popen(
+        [sys.executable, str(code), "--", str(tiny_llama)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "up\n"
+    started = psutil.Process(owner.pid).children(recursive=True)
+    made = left_behind(started)
+    assert len(made) >= 3  # two queues, and the folder of the sockets
+    owner.send_signal(number)
+    owner.wait()
+    owner.stdout.close()
+    assert not psutil.wait_procs(started, timeout=120)[1]
+    assert not [place for place in made if place.exists()]

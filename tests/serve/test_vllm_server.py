@@ -16,7 +16,7 @@ from lora_eval.protocols import GenerateRequest, ScoreRequest
 from lora_eval.records import Smoke
 from lora_eval.serve import LocalServer, Serving, find_vllm
 from lora_eval.smoke import Asked, smoke
-from tests.real_vllm import needs_vllm
+from tests.real_vllm import left_behind, needs_vllm
 from tests.serve.running import serve_command
 
 pytestmark = needs_vllm()
@@ -87,15 +87,18 @@ def test_an_adapter_in_the_last_slot_is_in_base_answers_of_mixed_batches(
 
 
 @pytest.mark.parametrize("how", ["kill", "terminate"])
-def test_however_the_command_ends_no_process_of_vllm_is_left(tiny_llama: Path, how: str) -> None:
+def test_however_the_command_ends_nothing_of_vllm_is_left(tiny_llama: Path, how: str) -> None:
     arguments = ("--model", f"shipped={tiny_llama}", "--dtype", "float32")
     with serve_command(*arguments, vllm=SMALL) as running:
         assert running.models == ["shipped"]
         started = psutil.Process(running.process.pid).children(recursive=True)
         assert len(started) >= 3  # the watchdog, vLLM's server and its engine at least
+        made = left_behind(started)
+        assert len(made) >= 3  # two queues, and the folder of the sockets
         getattr(running.process, how)()
         running.process.wait(300)
         assert not psutil.wait_procs(started, timeout=300)[1]
+        assert not [place for place in made if place.exists()]
         if how == "terminate":
             assert running.process.returncode == 0
             running.said.seek(0)
