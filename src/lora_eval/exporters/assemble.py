@@ -127,7 +127,7 @@ class Assembler:
             piece = stored[first:end]
             for dtype in steps:
                 piece = piece.to(dtype)
-            if piece.dtype != stored.dtype:
+            if any(dtype != stored.dtype for dtype in steps):
                 check_finite(output.name, piece)
             writer.write(output.name, piece, first * width)
 

@@ -15,10 +15,11 @@ class TensorAudit(Record):
     `how` says by what: `lora`, `dora`, `tokens` (rows of single tokens) or `whole` (the adapter holds the
     weight itself). `applied` is how often LoRA's change was found in the sum before rounding: the projection
     of (merged - base) on the change, rounded to a whole number (for DoRA after its factors are taken out).
-    None where there is no such change, or it is zero. `kept` is the projection of the stored change on the
-    one before rounding: 1.0 if rounding lost nothing on average. `changed` is the share of elements that
-    differ from the base's, in the output dtype; `relative_change` the norm of the change over the norm of the
-    base's weight; `quantization_error` the norm of (quantized base - original base) over that of the original
+    None where there is no such change, or it is zero or too small for float32 to show. `kept` is the
+    projection of the stored change on the one before rounding: 1.0 if rounding lost nothing on average.
+    `changed` is the share of elements that differ from the base's, in the output dtype; `relative_change` the
+    norm of the change over the norm of the base's weight; `quantization_error` the norm of (quantized base -
+    original base) over that of the original
     (None where the base was not quantized).
     """
 
