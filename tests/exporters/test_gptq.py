@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lora_eval.errors import InputError, MissingExtraError, ModelError
 from lora_eval.export import export
 from lora_eval.exporters.base_files import linear_inputs
 from lora_eval.exporters.gptq import require_gptqmodel
+from lora_eval.exporters.gptq_worker import check_reload
 from lora_eval.exporters.quantize import Calibration, check_group_size, choose_group_size, few_tokens
 from lora_eval.models import read_lineage
 from lora_eval.verify import ArmPath, verify
@@ -101,6 +104,20 @@ def test_short_rows_count_and_too_few_are_told(qlora, tmp_path):
     enough = Calibration([], [[1] * 64, [1] * 64], {})
     assert few_tokens(enough, {"a": 64, "b": 128}) == []
     assert few_tokens(enough, {"a": 64, "b": 129}) != []
+
+
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+def test_logits_that_are_no_numbers_and_lost_layers_are_found(quantized, tmp_path):
+    folder = shutil.copytree(quantized[0], tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    with pytest.raises(RuntimeError, match="15 modules were quantized, 14 are after loading again"):
+        check_reload(folder, [*names, "model.layers.2.mlp.up_proj"], [1, 2, 3])
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RuntimeError, match="logits that are not finite"):
+        check_reload(folder, names, [1, 2, 3])
+    gc.collect()
 
 
 def test_a_model_that_does_not_open_quantized_is_refused(chats, tmp_path):
