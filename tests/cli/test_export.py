@@ -39,6 +39,21 @@ def test_a_merge_says_of_how_many_layers_the_values_are_those_of_training(run_cl
     assert "14 of 14 quantized layers hold in every bit what they held in training" in done.stderr
 
 
+def test_a_merge_with_a_resized_vocabulary_is_verified(run_cli, tiny_llama, tmp_path):
+    from lora_eval.models import load_base
+
+    grown = load_base(tiny_llama)
+    grown.resize_token_embeddings(330, mean_resizing=False)
+    grown.save_pretrained(tmp_path / "grown")
+    options = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    save_tiny_adapter(tmp_path / "grown", tmp_path / "adapter", **options)
+    given = ("--base", tiny_llama, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    done = run_cli("export", "merge", *given)
+    assert done.status == 0, done.stderr
+    assert "verified: it is the model that was measured" in done.stderr
+    assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 330
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

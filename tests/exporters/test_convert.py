@@ -50,7 +50,7 @@ def logits(base: Path, adapter: Path | None):
 
     if adapter is None:
         resident = open_resident(base, {}, base_name="arm")
-    elif needs_own_base(adapter):
+    elif needs_own_base(adapter, base):
         resident = open_adapter(base, adapter, name="arm")
     else:
         resident = open_resident(base, {"arm": adapter})

@@ -49,7 +49,7 @@ def test_every_part_of_an_adapter_fits_its_base_and_no_other(
     assert "128" in str(caught.value)
 
 
-def test_an_adapter_with_another_vocabulary_is_to_be_merged(tiny_llama: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_another_vocabulary_needs_a_base_of_its_own(tiny_llama: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     grown = AutoModelForCausalLM.from_pretrained(tiny_llama)
@@ -59,8 +59,14 @@ def test_an_adapter_with_another_vocabulary_is_to_be_merged(tiny_llama: Path, tm
     options = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
     save_tiny_adapter(tmp_path / "grown", tmp_path / "whole", **options)
     check_adapter(tmp_path / "adapter", tmp_path / "grown")
-    with pytest.raises(ModelError, match=r"has 330 rows, the base's model.embed_tokens 320; .* merge it"):
-        check_adapter(tmp_path / "whole", tiny_llama)
+    check_adapter(tmp_path / "whole", tiny_llama)
+    assert needs_own_base(tmp_path / "whole", tiny_llama)
+    assert not needs_own_base(tmp_path / "whole", tmp_path / "grown")
+    save_tiny_llama(tmp_path / "wide", hidden_size=128, vocab_size=384)
+    with pytest.raises(
+        ModelError, match=r"embed_tokens.weight: has shape \[330, 64\], the base's .* \[384, 128\]"
+    ):
+        check_adapter(tmp_path / "whole", tmp_path / "wide")
 
 
 def test_a_target_that_the_base_lacks(tiny_adapter: Path, tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_adapters_whose_change_of_the_base_is_lost_are_refused(
     initial: str, why: str, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     adapter = _with_config(tiny_adapter, tmp_path / "a", init_lora_weights=initial)
-    assert not needs_own_base(adapter)
+    assert not needs_own_base(adapter, tiny_llama)
     with pytest.raises(ModelError, match="changes the base's own weights") as caught:
         check_adapter(adapter, tiny_llama)
     assert why in str(caught.value)
@@ -95,8 +101,8 @@ def test_adapters_whose_change_is_repeated_need_a_base_of_their_own(
 ) -> None:
     adapter = _with_config(tiny_adapter, tmp_path / "a", init_lora_weights=initial)
     check_adapter(adapter, tiny_llama)
-    assert needs_own_base(adapter)
-    assert not needs_own_base(tiny_adapter)
+    assert needs_own_base(adapter, tiny_llama)
+    assert not needs_own_base(tiny_adapter, tiny_llama)
 
 
 @pytest.mark.parametrize("initial", [True, "gaussian", "eva", "orthogonal"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lora_eval.errors import ModelError
 from lora_eval.models import (
@@ -18,7 +19,7 @@ from lora_eval.models import (
     open_resident,
     package_versions,
 )
-from tests.conftest import save_tiny_adapter
+from tests.conftest import save_tiny_adapter, save_tiny_llama, save_tiny_tokenizer
 
 IDS = [[72, 101, 108, 108, 111, 32, 119]]
 NF4 = {
@@ -63,6 +64,47 @@ def test_base_and_adapters_share_one_copy_and_are_exactly_themselves(
         assert torch.equal(seen[arm], _logits(alone))
         assert not torch.equal(seen[arm], seen["base"])
     assert seen["base"].shape[-1] == 320  # never resized to the tokenizer's 259
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("quantization", [None, NF4])
+def test_a_resized_vocabulary_comes_from_the_adapter(
+    tied: bool, quantization: dict | None, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    save_tiny_llama(tmp_path / "base", tie_word_embeddings=tied)
+    grown = load_base(tmp_path / "base")
+    grown.resize_token_embeddings(330, mean_resizing=False)
+    grown.save_pretrained(tmp_path / "grown")
+    ends = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    options = {"modules_to_save": ends, "target_modules": ["q_proj"], "ensure_weight_tying": tied}
+    save_tiny_adapter(tmp_path / "grown", tmp_path / "adapter", **options)
+    save_tiny_tokenizer(tmp_path / "adapter", chat_template="{{ 'its own' }}")
+    resident = open_adapter(tmp_path / "base", tmp_path / "adapter", name="arm", quantization=quantization)
+    live = PeftModel.from_pretrained(
+        load_base(tmp_path / "grown", quantization=quantization), tmp_path / "adapter"
+    ).eval()
+    with resident.activate("arm") as model:
+        assert torch.equal(_logits(model), _logits(live))
+        assert _logits(model).shape[-1] == 330
+    assert resident.tokenizer.chat_template == "{{ 'its own' }}"
+    assert "a vocabulary of 330 rows" in resident.notes[0]
+
+
+def test_a_vocabulary_that_was_resized_at_one_end_only_is_refused(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path / "base", tie_word_embeddings=False)
+    grown = load_base(tmp_path / "base")
+    grown.resize_token_embeddings(330, mean_resizing=False)
+    grown.save_pretrained(tmp_path / "grown")
+    options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
+    save_tiny_adapter(tmp_path / "grown", tmp_path / "adapter", **options)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if "lm_head" not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"330 rows for model.embed_tokens and none for lm_head"):
+        open_adapter(tmp_path / "base", tmp_path / "adapter", name="arm")
 
 
 def test_a_quantized_base_answers_the_same_after_many_forwards(tiny_llama: Path, tiny_adapter: Path) -> None:

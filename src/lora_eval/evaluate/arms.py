@@ -53,12 +53,12 @@ class Arms:
     @property
     def shared(self) -> dict[str, Path]:
         """The adapters that share one copy of the base."""
-        return {name: path for name, path in self.adapters.items() if not needs_own_base(path)}
+        return {name: path for name, path in self.adapters.items() if not needs_own_base(path, self.base)}
 
     @property
     def apart(self) -> dict[str, Path]:
         """The adapters that change the base's own weights: each needs a copy of its own."""
-        return {name: path for name, path in self.adapters.items() if needs_own_base(path)}
+        return {name: path for name, path in self.adapters.items() if needs_own_base(path, self.base)}
 
     @property
     def alone(self) -> tuple[str, ...]:

@@ -44,11 +44,23 @@ def changes_the_base(init_lora_weights: str) -> bool:
     return init_lora_weights.startswith(_CHANGE_THE_BASE)
 
 
-def needs_own_base(adapter: Path) -> bool:
+def needs_own_base(adapter: Path, base: Path) -> bool:
     """True for an adapter that changes the base's own weights in a way that loading it repeats (PiSSA,
-    OLoRA): it needs a copy of the base that nothing else uses.
+    OLoRA, another size of the vocabulary): it needs a copy of the base that nothing else uses.
     """
-    return str(read_adapter_config(adapter).get("init_lora_weights", True)).lower() in _REPEATABLE
+    initial = str(read_adapter_config(adapter).get("init_lora_weights", True)).lower()
+    return initial in _REPEATABLE or resized_vocabulary(adapter, base) is not None
+
+
+def resized_vocabulary(adapter: Path, base: Path) -> tuple[int, frozenset[str]] | None:
+    """Return the rows of the vocabulary that training gave the base, and the modules for which the adapter
+    brings them; None where the vocabulary is the base's own.
+    """
+    whole = _whole_weights(_header(adapter_weights(adapter)))
+    found = _resized(whole, module_shapes(base)) if whole else None
+    if found is None:
+        return None
+    return found[1][0], frozenset(module for module, shape in whole.items() if shape == found[1])
 
 
 def check_adapter(adapter: Path, base: Path) -> None:
@@ -118,6 +130,9 @@ def _check_shapes(adapter: Path, base: Path, config: dict[str, Any], header: dic
     if not header:
         raise ModelError(f"{adapter}: the weights file holds no tensor")
     shapes = module_shapes(base)
+    if (resized := _resized(_whole_weights(header), shapes)) is not None:
+        old, new = resized  # tied or not, the other end of the model has the same vocabulary
+        shapes = {module: new if shape == old else shape for module, shape in shapes.items()}
     # Whole parameters (fused experts) have no module with a two-dimensional weight to compare with.
     whole = tuple(str(name).rpartition(".")[0] for name in config.get("target_parameters") or ())
     embedded = {key.partition(".lora_embedding_A")[0] for key in header if ".lora_embedding_A" in key}
@@ -163,6 +178,28 @@ def module_shapes(base: Path) -> dict[str, Shape]:
     return shapes
 
 
+def _whole_weights(header: dict[str, Shape]) -> dict[str, Shape]:
+    """Return the shapes of the matrices that the adapter holds itself, by their module in the base."""
+    found: dict[str, Shape] = {}
+    for key, shape in header.items():
+        module, _, parameter = key.removeprefix(_PREFIX).rpartition(".")
+        if parameter == "weight" and len(shape) == 2 and not any(part in key for part, *_ in _SHARED_AXES):
+            found[_base_module(module)] = shape
+    return found
+
+
+def _resized(whole: dict[str, Shape], shapes: dict[str, Shape]) -> tuple[Shape, Shape] | None:
+    """Return the base's shape of the vocabulary's weights and the adapter's, where only the rows differ."""
+    pairs = {(shapes[module], shape) for module, shape in whole.items() if shape != shapes.get(module, shape)}
+    old, new = next(iter(pairs)) if len(pairs) == 1 else ((), ())
+    return (old, new) if pairs and old[1:] == new[1:] != () else None
+
+
+def _base_module(module: str) -> str:
+    """Return the base's module under PEFT's copy of an embedding that it adapts."""
+    return module.removesuffix(".base_layer").removesuffix(".token_adapter")
+
+
 def _misfit(key: str, shape: Shape, shapes: dict[str, Shape], embedded: set[str]) -> Iterator[str]:
     """Say how one tensor of the adapter disagrees with the base's module; LoRA on those in `embedded` is that
     of an embedding, where DoRA has one length for each column.
@@ -180,15 +217,9 @@ def _misfit(key: str, shape: Shape, shapes: dict[str, Shape], embedded: set[str]
             yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
         return
     module, _, parameter = name.rpartition(".")
-    # PEFT's copy of an embedding that it adapts.
-    module = module.removesuffix(".base_layer").removesuffix(".token_adapter")
+    module = _base_module(module)
     if parameter == "weight" and module not in shapes:
         yield f"{key}: the base has no module {module}"
-    elif parameter == "weight" and shapes[module] != shape and shapes[module][1:] == shape[1:]:
-        yield (
-            f"{key}: has {shape[0]} rows, the base's {module} {shapes[module][0]}; if its vocabulary was "
-            "resized in training, merge it (lora-eval export merge) and give it as --arm"
-        )
     elif parameter == "weight" and shapes[module] != shape:
         yield f"{key}: has shape {list(shape)}, the base's {module} has {list(shapes[module])}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_data
-from lora_eval.models.adapters import check_adapter, needs_own_base
+from lora_eval.models.adapters import check_adapter, needs_own_base, resized_vocabulary
 from lora_eval.models.compressed import compressed_note, dequantizing_config, make_plain
 from lora_eval.models.dense import dequantize_nf4, fits_dense
 from lora_eval.models.locate import read_adapter_config, read_config, resolve_model
@@ -183,7 +183,7 @@ def open_resident(
     adapters = dict(adapters or {})
     for adapter in adapters.values():
         check_adapter(adapter, base)
-        if needs_own_base(adapter):
+        if needs_own_base(adapter, base):
             raise ModelError(
                 f"{adapter}: changes the base's own weights, so it cannot share them with other arms; "
                 "`lora-eval compare` measures it on a copy of its own"
@@ -212,14 +212,13 @@ def open_adapter(
         ModelError: the base or the adapter cannot be used (see `check_adapter`).
     """
     check_adapter(adapter, base)
+    resized = resized_vocabulary(adapter, base)
     initial = read_adapter_config(adapter).get("init_lora_weights")
-    note = (
-        f"init_lora_weights '{initial}' changes the base's own weights: measured on a copy of its own, "
-        "loaded apart from the base arm's"
-    )
+    why = f"a vocabulary of {resized[0]} rows" if resized else f"init_lora_weights '{initial}'"
+    note = f"{why} changes the base's own weights: measured on a copy of its own, apart from the base arm's"
     return _open(
         base, {name: "arm0"}, {"arm0": adapter}, dtype=dtype, quantization=quantization, device=device,
-        notes=(note,),
+        resized=resized is not None, notes=(note,),
     )  # fmt: skip
 
 
@@ -231,11 +230,17 @@ def _open(
     dtype: str,
     quantization: dict[str, Any] | None,
     device: str,
+    resized: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Resident:
-    """Load the base and attach `adapters` under PEFT's names, and the identity where an arm has it."""
+    """Load the base and attach `adapters` under PEFT's names, and the identity where an arm has it. A base
+    whose vocabulary was `resized` gets it from its adapter.
+    """
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype, quantization=quantization, device=device)
+    if resized:
+        (adapter,) = adapters.values()
+        tokenizer = _resize(model, base, adapter) or tokenizer
     if quantization:
         notes += (f"base quantized with bitsandbytes: {_shown(quantization)}",)
     # PEFT asks gptqmodel whether a layer is one of its own; for other bases that import is 2 s for nothing.
@@ -265,6 +270,25 @@ def open_folder(folder: Path, *, name: str, dtype: str = "auto", device: str = "
 
         notes = dequantize_for_cpu(model) + compressed_note(folder, model)
     return Resident(model, load_tokenizer(folder), {name: None}, notes=notes)
+
+
+def _resize(model: Any, base: Path, adapter: Path) -> PreTrainedTokenizerBase | None:
+    """Give the model as many tokens as the adapter brings rows for; returns the adapter's tokenizer, if any.
+
+    Raises:
+        ModelError: the adapter brings them for one end of the model only, and the other end has its own.
+    """
+    rows, held = resized_vocabulary(adapter, base) or (0, frozenset())
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    named = {id(end.weight): path for path, end in model.named_modules() if any(end is each for each in ends)}
+    missing = sorted(path for path in named.values() if path not in held)
+    if missing and len(named) > 1:
+        raise ModelError(
+            f"{adapter}: brings {rows} rows for {', '.join(sorted(held))} and none for {missing[0]}, so what "
+            "training gave that one is lost; save it again with save_embedding_layers=True"
+        )
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    return load_tokenizer(adapter) if (adapter / "tokenizer_config.json").is_file() else None
 
 
 def _attach(target: Any, adapter: Path, name: str) -> Any:

@@ -113,7 +113,7 @@ class ArmPath:
                 return open_resident(self.path, base_name=self.name, **self.arithmetic(dtype, quantize))
             return open_folder(self.path, name=self.name, dtype=dtype)
         opened = self.arithmetic(dtype, quantize)
-        if needs_own_base(self.path):
+        if needs_own_base(self.path, self.base):
             resident = open_adapter(self.base, self.path, name=self.name, **opened)
         else:
             resident = open_resident(self.base, {self.name: self.path}, base_name="__base__", **opened)
