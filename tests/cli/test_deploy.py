@@ -72,7 +72,7 @@ def test_what_forbids_it_is_printed_quietly_too(run_cli, tiny_llama, dora, tmp_p
     assert lines[0].startswith("refused: dora: dora: use_dora is True: vLLM does not load DoRA")
     assert lines[1] == "  see https://github.com/vllm-project/vllm/issues/6983"
     assert lines[2].startswith("  fix: lora-eval export merge ")
-    assert lines[3] == "nothing written: 1 findings forbid it"
+    assert lines[3] == "nothing written: 1 finding forbids it"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
 def _tell(done: Deployment, out: Path, *, quiet: bool) -> None:
     print_findings(done.blocking if quiet else done.findings)
     if done.blocking:
-        click.echo(f"nothing written: {len(done.blocking)} findings forbid it", err=True)
+        many = len(done.blocking) != 1
+        said = f"{len(done.blocking)} finding{'s' * many} forbid{'s' * (not many)} it"
+        click.echo(f"nothing written: {said}", err=True)
     elif not quiet:
         click.echo(f"wrote {out}: {', '.join(name for name in done.files if '/' not in name)}", err=True)
