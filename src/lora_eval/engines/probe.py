@@ -20,6 +20,9 @@ from lora_eval.models import Resident
 from lora_eval.protocols import GenerateRequest, ScoreRequest
 
 _RELATIVE = 1e-5  # float32, of a log-likelihood
+# Steps of float32 at the largest logit that rounding alone may make: the pocket model's own numbers lie
+# up to 29 of them from those in float64 (2 on average), those of two right ways up to 8 apart.
+_STEPS = 16
 _NOISE = 4.0  # other dtypes: times what another batch does to the model's own numbers
 _LEAST_NOISE = 0.01  # nats for a token
 _GREEDY = 1e-4  # float32: nats that a greedy token may be from the likeliest one
@@ -80,12 +83,14 @@ class _Plain:
 
     def __init__(self) -> None:
         self._known: dict[ScoreRequest, Read] = {}
+        self.largest = 0.0  # logit seen, by magnitude
 
     def read(self, model: Any, request: ScoreRequest) -> Read:
         """Forward the sequence alone in its batch, without a cache."""
         if request not in self._known:
             ids = torch.tensor([[*request.context_ids, *request.continuation_ids[:-1]]], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0, len(request.context_ids) - 1 :]
+            self.largest = max(self.largest, float(logits.abs().max()))
             values = torch.log_softmax(logits.float(), dim=-1)
             wanted = torch.tensor(request.continuation_ids, device=model.device)[:, None]
             found = values.gather(1, wanted)[:, 0]
@@ -113,9 +118,10 @@ def _try(resident: Resident, arm: str, mode: str, max_length: int, plain: _Plain
     values = [of_tokens for of_tokens, _ in expected]
     of_answers = expected[len(requests) :]
     decoded = _decoded(answers, [of_tokens for of_tokens, _ in of_answers], steps)
+    rounding = _STEPS * torch.finfo(torch.float32).eps * plain.largest
     return (
-        _differs(values, found, tolerance)
-        or _differs(*decoded, tolerance)
+        _differs(values, found, tolerance, rounding)
+        or _differs(*decoded, tolerance, rounding)
         or _not_greedy([behind for _, behind in of_answers], tolerance)
     )
 
@@ -200,14 +206,16 @@ def _tolerance(
 
 
 def _differs(
-    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], tolerance: float | None
+    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], tolerance: float | None, rounding: float
 ) -> str | None:
+    """Say how far the log-likelihoods are apart; `rounding` nats are nothing where there is no tolerance."""
     if tolerance is not None:
         mean = float((torch.cat(list(expected)) - torch.cat(list(found))).abs().mean())
         text = f"log-probabilities differ by {mean:.2g} nats on average, more than {tolerance:.2g}"
         return None if mean <= tolerance else text
     worst = max(
-        abs(float(a.double().sum() - b.double().sum())) / max(1.0, abs(float(a.double().sum())))
+        max(abs(float(a.double().sum() - b.double().sum())) - rounding, 0.0)
+        / max(1.0, abs(float(a.double().sum())))
         for a, b in zip(expected, found, strict=True)
     )
     return None if worst <= _RELATIVE else f"log-likelihoods differ by {worst:.2g} of their size"
