@@ -139,6 +139,25 @@ def test_names_without_the_models_first_one_and_lost_buffers_are_no_damage(qlora
     assert "1 of 64 elements are not what was written, the first at [3]" in line
 
 
+def test_the_older_words_of_a_configuration_are_no_cause(qlora, tmp_path):
+    import json
+    import shutil
+
+    from lora_eval.models.legacy import legacy_positions
+
+    folder = shutil.copytree(qlora / "trained", tmp_path / "tgi")
+    config = legacy_positions(json.loads((folder / "config.json").read_text()))
+    assert "rope_theta" in config
+
+    def causes(**changed):
+        (folder / "config.json").write_text(json.dumps(config | changed))
+        arms = ArmPath("a", "adapter", qlora / "adapter", base=qlora / "base"), ArmPath("b", "merged", folder)
+        return diagnose(*arms, "auto").causes
+
+    assert causes() == ()
+    assert causes(rope_theta=5.0) == ("config.json: rope_theta is 5.0, the reference's is 10000.0",)
+
+
 def test_an_adapter_that_cannot_be_merged_gives_no_cause_but_says_so(qlora, tmp_path):
     import json
     import shutil

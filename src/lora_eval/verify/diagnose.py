@@ -12,6 +12,7 @@ from typing import Any
 
 from lora_eval.errors import ModelError
 from lora_eval.models import read_lineage
+from lora_eval.models.legacy import legacy_positions
 from lora_eval.models.locate import read_config
 from lora_eval.verify.arithmetic import Grid
 from lora_eval.verify.arms import ArmPath
@@ -109,8 +110,9 @@ def _base_lines(reference: ArmPath, candidate: ArmPath, quantize: str) -> list[s
 
 
 def _config_lines(reference: ArmPath, candidate: ArmPath) -> list[str]:
-    ours = read_config(reference.base or reference.path, "config.json")
-    theirs = read_config(candidate.path, "config.json")
+    # Where one says positions in older words too (`export merge --server tgi`), both do.
+    ours = legacy_positions(read_config(reference.base or reference.path, "config.json"))
+    theirs = legacy_positions(read_config(candidate.path, "config.json"))
     return [
         f"config.json: {key} is {theirs.get(key)!r}, the reference's is {ours.get(key)!r}"
         for key in sorted((ours.keys() | theirs.keys()) - _FREE)
