@@ -130,7 +130,7 @@ def test_trainings_checksum_tells_which_candidate_it_was(code, which):
     layer = TrainedLayer(checksum=str(checksum), offset=0.0)
     seen = TrainedBase(device="a GPU", dtype="bfloat16", layers={"layer": layer})
     found = RoundTrip(QLORA, seen).prepare(weight, module="layer")
-    assert torch.equal(found.rows(0, 256), expected)
+    assert torch.equal(torch.cat([found.rows(0, 64).clone(), found.rows(64, 256).clone()]), expected)
     assert str(found.checksum) == layer.checksum
 
 

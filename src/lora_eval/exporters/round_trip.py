@@ -8,8 +8,8 @@ than 19 * 2^-24 of it, and an approximate reciprocal is off by less than 4 * 2^-
 
 bitsandbytes finds the code of each value by a binary search (`torch.bucketize`: 28 ns for each value on one
 core of an AMD EPYC). Counting how many of the 15 borders lie below a value gives the same code in a fifth of
-that, since comparisons are vectorised. Borders, codes and the double quantization of the scales are
-bitsandbytes' own, and so is the arithmetic: the result is equal in every bit.
+that, since comparisons are vectorised. On a CPU borders, codes and the double quantization of the scales
+are bitsandbytes' own, and so is the arithmetic: the result is equal in every bit.
 
 Its C code for dequantizing is not called, for two reasons. On AVX512 it takes the scales of wrong blocks
 where a row of a multiple of 16 does not end with a block (0.50.2; measured for 32, 48, 80, 96, 160, 176 and
@@ -117,11 +117,14 @@ class Quantized:
             return
         first, ranges = self._scale, row_ranges(len(self._weight), self._weight.shape[1], self.step)
         for self._scale in (first, *others):
+            self.checksum = Checksum()
             for _ in in_order(self.rows, ranges):
                 pass
             if str(self.checksum) == seen.checksum:
-                return
-        self._scale = first
+                break
+        else:
+            self._scale = first
+        self.checksum = Checksum()
 
     def rows(self, start: int, end: int) -> Any:
         """Return the rows in the compute dtype; `start` and `end` are multiples of `step`, or the last row.
@@ -133,9 +136,8 @@ class Quantized:
         blocks = slice(start * width // _BLOCK, -(end * width // -_BLOCK))
         largest = self._largest[blocks].view(-1, 1)
         if not (self._trip.on_gpu and self._trip.config.bnb_4bit_quant_type == "nf4"):
-            largest = largest.clamp(
-                min=1e-38
-            )  # else 0 times an infinite reciprocal, which has the lowest code
+            # Else 0 times an infinite reciprocal, which is no number and has the lowest code.
+            largest = largest.clamp(min=1e-38)
         scaled = scratch("scaled", (len(largest) * _BLOCK,))
         scaled[piece.numel() :] = 0  # the weight's last block may not be full
         scaled[: piece.numel()] = piece.reshape(-1)
