@@ -5,11 +5,6 @@ from __future__ import annotations
 import errno
 import secrets
 import shutil
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +42,16 @@ def export(
     check_empty(out)
     place = out.resolve()  # of a link, what it points to
     partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
-    with _terminated_as_interrupted():
-        try:
-            partial.mkdir(parents=True)
-            lineage = exporter.export(ExportRequest(base, adapter, partial, options, progress))
-            lineage = _settle(exporter, lineage, partial, place)
-            partial.replace(place)
-        except OSError as error:
-            raise OutputError(_said(error, out)) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return lineage
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Within this SIGTERM (a container that stops, a batch system) ends the process as it does otherwise, but
-    through `finally`: it would leave a half-written model aside.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        yield
+        partial.mkdir(parents=True)
+        lineage = exporter.export(ExportRequest(base, adapter, partial, options, progress))
+        lineage = _settle(exporter, lineage, partial, place)
+        partial.replace(place)
+    except OSError as error:
+        raise OutputError(_said(error, out)) from error
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        shutil.rmtree(partial, ignore_errors=True)
+    return lineage
 
 
 def check_empty(out: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -160,7 +162,18 @@ def test_a_command_that_is_none_is_told_to_us(monkeypatch: pytest.MonkeyPatch) -
         run(["plugins"])
 
 
-def test_main_ends_the_process_with_the_status(tmp_path: Path) -> None:
+@pytest.fixture
+def goes_on() -> Iterator[None]:
+    """What `main` sets for a process that it ends is as before: this one goes on."""
+    heard, threshold = signal.getsignal(signal.SIGTERM), gc.get_threshold()
+    yield
+    signal.signal(signal.SIGTERM, heard)
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("goes_on")
+def test_main_ends_the_process_with_the_status() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
 

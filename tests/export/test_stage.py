@@ -84,17 +84,16 @@ def test_a_fault_half_way_leaves_nothing(tiny_llama, tiny_adapter, tmp_path):
     assert names(tmp_path) == ["adapter", "base"]
 
 
-@pytest.mark.parametrize(("name", "ends"), [("SIGTERM", SystemExit), ("SIGINT", KeyboardInterrupt)])
-def test_a_signal_half_way_leaves_nothing(tiny_llama, tiny_adapter, tmp_path, name, ends):
+def test_an_interruption_half_way_leaves_nothing(tiny_llama, tiny_adapter, tmp_path):
+    """By Ctrl-C; `lora_eval.cli.main` lets SIGTERM end a command in the same way."""
+
     def progress(what, done, total):
         if done == 5:
-            signal.raise_signal(signal.Signals[name])
+            signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(ends) as caught:
+    with pytest.raises(KeyboardInterrupt):
         export("merge", base=tiny_llama, adapter=tiny_adapter, out=tmp_path / "out", progress=progress)
-    assert name == "SIGINT" or caught.value.code == 128 + signal.SIGTERM
     assert names(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_options_are_checked_before_anything_is_done(tiny_llama, tiny_adapter, tmp_path):
