@@ -37,6 +37,7 @@ from lora_eval.exporters.steps import extend, lineage_of
 from lora_eval.exporters.weights import dtype_code
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models import NF4, read_lineage
+from lora_eval.models.locate import vocabulary_size
 from lora_eval.models.trained_base import seen_in_training
 from lora_eval.protocols import ExportRequest
 from lora_eval.records import Lineage, MergeAudit, TrainedBase
@@ -244,11 +245,7 @@ def _carry(
     suit_server(out, server)
     carry_rest(sources, out)
     carry_files(sources[0], out, (RECIPE,))
-    config = base.config
-    rows = plan.config.vocab_size or config.get("vocab_size")
-    if rows is None:
-        rows = (config.get("text_config") or {}).get("vocab_size")
-    return check_vocabulary(out, rows)
+    return check_vocabulary(out, plan.config.vocab_size or vocabulary_size(base.config))
 
 
 def _seen_notes(seen: TrainedBase | None, done: Assembled) -> list[str]:

@@ -9,7 +9,14 @@ from typing import Any
 from lora_eval.errors import ModelError
 from lora_eval.fingerprint import fingerprint_folder
 from lora_eval.models.lineage import read_lineage
-from lora_eval.models.locate import adapter_weights, open_config, read_adapter_config, resolve_model
+from lora_eval.models.locate import (
+    adapter_weights,
+    open_config,
+    read_adapter_config,
+    read_config,
+    resolve_model,
+    vocabulary_size,
+)
 
 _SHOWN = 5
 _PREFIX = "base_model.model."
@@ -57,7 +64,10 @@ def resized_vocabulary(adapter: Path, base: Path) -> tuple[int, frozenset[str]] 
     brings them; None where the vocabulary is the base's own.
     """
     whole = _whole_weights(_header(adapter_weights(adapter)))
-    found = _resized(whole, module_shapes(base)) if whole else None
+    size = vocabulary_size(read_config(base, "config.json"))
+    if all(shape[0] == size for shape in whole.values()):  # mostly: then no model need be built
+        return None
+    found = _resized(whole, module_shapes(base))
     if found is None:
         return None
     return found[1][0], frozenset(module for module, shape in whole.items() if shape == found[1])

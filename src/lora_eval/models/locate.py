@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,12 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
             f"{adapter}: no adapter_config.json; this is {found}; expected an adapter as PEFT saves it"
         )
     return read_config(adapter, "adapter_config.json")
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Return the rows of the embedding that a config.json names; in a model of several parts, its text's."""
+    found = config.get("vocab_size")
+    return (config.get("text_config") or {}).get("vocab_size") if found is None else found
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:

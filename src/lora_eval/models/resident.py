@@ -218,7 +218,7 @@ def open_adapter(
     note = f"{why} changes the base's own weights: measured on a copy of its own, apart from the base arm's"
     return _open(
         base, {name: "arm0"}, {"arm0": adapter}, dtype=dtype, quantization=quantization, device=device,
-        resized=resized is not None, notes=(note,),
+        resized=resized, notes=(note,),
     )  # fmt: skip
 
 
@@ -230,17 +230,17 @@ def _open(
     dtype: str,
     quantization: dict[str, Any] | None,
     device: str,
-    resized: bool = False,
+    resized: tuple[int, frozenset[str]] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Resident:
     """Load the base and attach `adapters` under PEFT's names, and the identity where an arm has it. A base
-    whose vocabulary was `resized` gets it from its adapter.
+    whose vocabulary was resized (see `resized_vocabulary`) gets it from its adapter.
     """
     tokenizer = load_tokenizer(base)
     model = load_base(base, dtype=dtype, quantization=quantization, device=device)
     if resized:
         (adapter,) = adapters.values()
-        tokenizer = _resize(model, base, adapter) or tokenizer
+        tokenizer = _resize(model, adapter, *resized) or tokenizer
     if quantization:
         notes += (f"base quantized with bitsandbytes: {_shown(quantization)}",)
     # PEFT asks gptqmodel whether a layer is one of its own; for other bases that import is 2 s for nothing.
@@ -272,13 +272,13 @@ def open_folder(folder: Path, *, name: str, dtype: str = "auto", device: str = "
     return Resident(model, load_tokenizer(folder), {name: None}, notes=notes)
 
 
-def _resize(model: Any, base: Path, adapter: Path) -> PreTrainedTokenizerBase | None:
-    """Give the model as many tokens as the adapter brings rows for; returns the adapter's tokenizer, if any.
+def _resize(model: Any, adapter: Path, rows: int, held: frozenset[str]) -> PreTrainedTokenizerBase | None:
+    """Give the model the rows that the adapter brings for the modules in `held`; returns the adapter's
+    tokenizer, if any.
 
     Raises:
         ModelError: the adapter brings them for one end of the model only, and the other end has its own.
     """
-    rows, held = resized_vocabulary(adapter, base) or (0, frozenset())
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     named = {id(end.weight): path for path, end in model.named_modules() if any(end is each for each in ends)}
     missing = sorted(path for path in named.values() if path not in held)
