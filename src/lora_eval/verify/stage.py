@@ -200,13 +200,18 @@ class _Comparison:
         except ModelError as error:
             raise self._refused(f"the candidate cannot be {what}: {error}", failures) from error
         except (IndexError, KeyError, RuntimeError, ValueError) as error:
-            if not self.diagnosis().causes:
+            found = self.diagnosis()
+            if not found.causes:
                 raise
             said = f"the candidate cannot be {what} ({type(error).__name__}: {error})"
-            raise self._refused(said, failures) from error
+            raise self._refused(said, failures, found) from error
 
-    def _refused(self, said: str, failures: tuple[str, ...]) -> VerificationFailed:
-        return VerificationFailed("\n  ".join([said, *failures, *self.diagnosis().causes]))
+    def _refused(
+        self, said: str, failures: tuple[str, ...], found: Diagnosis | None = None
+    ) -> VerificationFailed:
+        """`found` is the diagnosis, where it is known: it reads every tensor of both models."""
+        causes = (found or self.diagnosis()).causes
+        return VerificationFailed("\n  ".join([said, *failures, *causes]))
 
     def diagnosis(self) -> Diagnosis:
         """Return what is wrong with the candidate's files."""
