@@ -53,7 +53,7 @@ def test_a_copy_elsewhere_is_the_same(folder: Path, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 3 * 4096 + 5])
 def test_a_file_is_hashed_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(fingerprint, "WINDOW", 4096)
+    monkeypatch.setattr(fingerprint, "_WINDOW", 4096)
     data = bytes(number % 251 for number in range(size))
     (tmp_path / "x.bin").write_bytes(data)
 

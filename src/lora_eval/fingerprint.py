@@ -43,7 +43,7 @@ _VOLATILE_KEYS = {
     "name_or_path",
     "base_model_name_or_path",
 }
-WINDOW = 1 << 26  # bytes of a file that are hashed at a time; a multiple of any page size
+_WINDOW = 1 << 26  # bytes of a file that are hashed at a time; a multiple of any page size
 _AT_ONCE = min(4, os.cpu_count() or 1)  # files
 _KNOWN: dict[tuple[int, int, int, int], str] = {}  # digests of this process, by the file's state
 # PEFT keeps these as sets and writes them in another order in every process.
@@ -84,8 +84,8 @@ def sha256_file(path: Path) -> str:
         return known
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        for start in range(0, stat.st_size, WINDOW):
-            length = min(WINDOW, stat.st_size - start)
+        for start in range(0, stat.st_size, _WINDOW):
+            length = min(_WINDOW, stat.st_size - start)
             with mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ) as window:
                 if hasattr(mmap, "MADV_SEQUENTIAL"):
                     window.madvise(mmap.MADV_SEQUENTIAL)

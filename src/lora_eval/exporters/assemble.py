@@ -48,6 +48,7 @@ class Assembled:
 
     rows: list[TensorAudit] = field(default_factory=list)
     quantized: int = 0
+    untouched: int = 0
     same: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
 
@@ -55,8 +56,6 @@ class Assembled:
     def as_trained(self) -> int | None:
         """How many layers are the same; None where none was compared."""
         return len(self.same) if self.same or self.different else None
-
-    untouched: int = 0
 
 
 class Assembler:

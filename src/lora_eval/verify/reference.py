@@ -201,8 +201,9 @@ class Reference:
                 stored.append((asdict(item), kept.keep(logits, ids).tensors()))
             buffer = io.BytesIO()
             torch.save(stored, buffer)  # into a file it would say of a full disk only that something failed
-            write_bytes(folder / f"{len(digests):05}.pt", buffer.getvalue())
-            digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
+            content = buffer.getvalue()
+            write_bytes(folder / f"{len(digests):05}.pt", content)
+            digests.append(hashlib.sha256(content).hexdigest())
             done += len(batch)
             self._progress("reference", done, len(asked))
         whole = vocabulary <= max(kept.WHOLE, kept.TOP + kept.TAIL)
