@@ -116,5 +116,6 @@ def test_a_signal_that_nobody_hears_is_left_as_it_is() -> None:
     try:
         with interruptible():
             signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
